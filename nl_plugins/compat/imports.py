@@ -1,0 +1,76 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Act when a module is imported, without importing it now.
+
+``import nl_plugins`` must stay light, yet has to reach into modules of other
+packages that cost seconds. :func:`when_imported` waits for them.
+"""
+
+import sys
+from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+from types import ModuleType
+
+Action = Callable[[ModuleType], None]
+
+
+def is_installed(package: str) -> bool:
+    """Whether ``package`` can be found; a top-level one is not imported for it."""
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):
+        # A parent that is missing or fails, or a module without __spec__.
+        return package in sys.modules
+
+
+class _Watcher(MetaPathFinder):
+    """Finds nothing itself; adds the waiting actions to what others find."""
+
+    def __init__(self) -> None:
+        self.actions: dict[str, list[Action]] = {}
+        self._searching: set[str] = set()
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname not in self.actions or fullname in self._searching:
+            return None
+        self._searching.add(fullname)
+        try:
+            spec = find_spec(fullname)
+        finally:
+            self._searching.discard(fullname)
+        if spec is None or not hasattr(spec.loader, 'exec_module'):
+            return spec
+        execute = spec.loader.exec_module
+
+        def exec_module(module: ModuleType) -> None:
+            execute(module)
+            for action in self.actions[fullname]:
+                action(module)
+
+        spec.loader.exec_module = exec_module
+        return spec
+
+
+_WATCHER = _Watcher()
+
+
+def when_imported(module: str, action: Action) -> None:
+    """Call ``action(module)`` right after ``module`` is executed.
+
+    At once when it is imported already; otherwise at its first import, and
+    again should it be reloaded. An action must therefore be idempotent.
+
+    Args:
+        module (str): Dotted name.
+        action (Callable): Takes the module object.
+    """
+    if _WATCHER not in sys.meta_path:
+        sys.meta_path.insert(0, _WATCHER)
+    _WATCHER.actions.setdefault(module, []).append(action)
+    loaded = sys.modules.get(module)
+    if loaded is not None and not _initialising(loaded):
+        action(loaded)
+
+
+def _initialising(module: ModuleType) -> bool:
+    return getattr(getattr(module, '__spec__', None), '_initializing', False)

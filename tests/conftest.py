@@ -1,0 +1,30 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Shared by all tests: few threads, the repository's root, optional data."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault('OMP_NUM_THREADS', '2')
+os.environ.setdefault('MKL_NUM_THREADS', '2')
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / 'shared'
+
+torch.set_num_threads(min(2, torch.get_num_threads()))
+
+
+@pytest.fixture(scope='session')
+def root() -> Path:
+    """The repository's root folder."""
+    return ROOT
+
+
+@pytest.fixture(scope='session')
+def shared() -> Path:
+    """The folder of published data beside the repository; skips without it."""
+    if not SHARED.is_dir():
+        pytest.skip(f'needs the published data in {SHARED}')
+    return SHARED
