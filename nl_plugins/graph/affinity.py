@@ -1,0 +1,188 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""The affinity operator: a linear map from key positions to query positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import dispatch
+
+
+def channel_first_matmul(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b`` whose memory is channel-first, (B, channels, positions).
+
+    Feature maps arrive channel-first, so a result laid out like them joins the
+    residual sum and the next convolution without a transposing copy.
+    """
+    return (b.mT @ a.mT).mT
+
+
+def concat_channels(*tensors: Tensor) -> Tensor:
+    """Concatenate (B, positions, channels) along channels, channel-first in memory."""
+    return torch.cat([tensor.mT for tensor in tensors], dim=-2).mT
+
+
+class Affinity:
+    """The weights A (B, N, M) between N query and M key positions, as an operator.
+
+    Nothing is computed at construction. ``affinity @ values`` maps (B, M, D) to
+    (B, N, D) exactly and in memory linear in N + M; ``dense()`` and
+    ``rows(index)`` build the matrix, or some rows of it, for a test or a picture.
+
+    A subclass sets ``shape``, ``dtype``, ``device`` (see :meth:`_describe`) and
+    defines ``_dense()``, ``_rows(index)`` and ``_apply(values)``; these see values
+    of at least float32 (unless ``takes_half``) and no autocast. Tensors are
+    (B, positions, channels).
+    """
+
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    device: torch.device
+    takes_half = False  # whether _apply accumulates half-precision values in float32
+
+    def _describe(self, reference: Tensor, num_queries: int, num_keys: int) -> None:
+        self.shape = (reference.shape[0], num_queries, num_keys)
+        self.dtype, self.device = reference.dtype, reference.device
+
+    # What a subclass defines.
+    def _dense(self) -> Tensor:
+        raise NotImplementedError(f'{type(self).__name__} does not define _dense()')
+
+    def _rows(self, index: Tensor) -> Tensor:
+        return self._dense()[:, index]
+
+    def _apply(self, values: Tensor) -> Tensor:
+        raise NotImplementedError(f'{type(self).__name__} does not define _apply()')
+
+    def _dense_is_cheaper(self, values: Tensor) -> bool:
+        """Whether the matrix pays at these sizes; see docs/en/benchmarks.md."""
+        return False
+
+    def _apply_weighted(self, values: Tensor, weight: Tensor) -> Tensor:
+        return channel_first_matmul(self._apply(values), weight.mT)
+
+    def transpose(self) -> Affinity:
+        """The affinity whose matrix is the transpose of this one's.
+
+        Raises:
+            TypeError: If the transpose is not an affinity of this package.
+        """
+        raise TypeError(f'the transpose of {type(self).__name__} is not defined')
+
+    # What a user calls.
+    def __matmul__(self, values: Tensor) -> Tensor:
+        return self.apply(values)
+
+    def apply(self, values: Tensor, weight: Tensor | None = None) -> Tensor:
+        """``A @ values``, or ``(A @ values) @ weight.mT`` in the cheapest order.
+
+        Args:
+            values (Tensor): (B, M, D).
+            weight (Tensor, optional): (D_out, D), a 1x1 convolution that follows.
+
+        Returns:
+            Tensor: (B, N, D), or (B, N, D_out) with ``weight``.
+
+        Raises:
+            ValueError: If ``values`` is not (B, M, D), or ``weight`` not (D_out, D).
+        """
+        self._check_values(values, weight)
+        dtype = values.dtype
+        with dispatch.full_precision(self.device):
+            dense = dispatch.use_dense(self, values)
+            if dense or not self.takes_half:
+                values = dispatch.at_least_float32(values)
+            if weight is not None:
+                weight = weight.to(values.dtype)
+            if dense:
+                out = channel_first_matmul(self._dense(), values)
+                if weight is not None:
+                    out = channel_first_matmul(out, weight.mT)
+            elif weight is None:
+                out = self._apply(values)
+            else:
+                out = self._apply_weighted(values, weight)
+        return out.to(dtype)
+
+    def dense(self) -> Tensor:
+        """The matrix itself, (B, N, M)."""
+        with dispatch.full_precision(self.device):
+            return self._dense().to(self.dtype)
+
+    def rows(self, index: Tensor | Sequence[int]) -> Tensor:
+        """Rows ``index`` of the matrix, (B, len(index), M), without the others."""
+        index = torch.as_tensor(index, dtype=torch.long, device=self.device)
+        with dispatch.full_precision(self.device):
+            return self._rows(index).to(self.dtype)
+
+    def __add__(self, other: Affinity) -> Affinity:
+        return SumAffinity(self, other)
+
+    def _check_values(self, values: Tensor, weight: Tensor | None) -> None:
+        batch, _, keys = self.shape
+        if values.ndim != 3 or values.shape[:2] != (batch, keys):
+            raise ValueError(
+                f'{type(self).__name__} of shape {tuple(self.shape)} applies to values '
+                f'({batch}, {keys}, channels), but got {tuple(values.shape)}'
+            )
+        if values.device != self.device:
+            raise ValueError(
+                f'{type(self).__name__} is on {self.device}, but values are on '
+                f'{values.device}: move one of them'
+            )
+        if weight is not None and (
+            weight.ndim != 2 or weight.shape[1] != values.shape[2]
+        ):
+            raise ValueError(
+                f'weight must be (out_channels, {values.shape[2]}) for values '
+                f'{tuple(values.shape)}, but got {tuple(weight.shape)}'
+            )
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}{tuple(self.shape)}'
+
+
+class SumAffinity(Affinity):
+    """``A_1 + A_2 + ...``: applied term by term."""
+
+    def __init__(self, *terms: Affinity) -> None:
+        shapes = [tuple(term.shape) for term in terms]
+        if len(set(shapes)) != 1:
+            raise ValueError(f'a sum of affinities needs one shape, but got {shapes}')
+        self.terms = terms
+        self.shape, self.dtype = terms[0].shape, terms[0].dtype
+        self.device = terms[0].device
+
+    def _dense(self) -> Tensor:
+        return sum(term._dense() for term in self.terms)
+
+    def _rows(self, index: Tensor) -> Tensor:
+        return sum(term._rows(index) for term in self.terms)
+
+    def _apply(self, values: Tensor) -> Tensor:
+        return sum(term.apply(values) for term in self.terms)
+
+    def transpose(self) -> Affinity:
+        return SumAffinity(*(term.transpose() for term in self.terms))
+
+
+def check_pair(name: str, query: Tensor, key: Tensor) -> None:
+    """Raise ValueError unless query is (B, N, C) and key (B, M, C) on one device."""
+    if query.ndim != 3 or key.ndim != 3:
+        raise ValueError(
+            f'{name} needs query (B, N, C) and key (B, M, C), but got '
+            f'{tuple(query.shape)} and {tuple(key.shape)}'
+        )
+    if query.shape[0] != key.shape[0] or query.shape[2] != key.shape[2]:
+        raise ValueError(
+            f'{name} needs query and key of one batch size and width, but got '
+            f'{tuple(query.shape)} and {tuple(key.shape)}'
+        )
+    if query.device != key.device:
+        raise ValueError(
+            f'{name} needs query and key on one device, but got {query.device} and '
+            f'{key.device}'
+        )

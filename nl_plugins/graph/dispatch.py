@@ -1,0 +1,57 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Which formulation computes an affinity: the dense matrix or the fast operator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .affinity import Affinity
+
+FORMULATIONS = ('auto', 'dense', 'fast')
+_formulation = 'auto'
+
+
+@contextmanager
+def force(formulation: str) -> Iterator[None]:
+    """Compute every affinity in one formulation, for tests and benchmarks.
+
+    Args:
+        formulation (str): ``'dense'`` builds each matrix, ``'fast'`` never does,
+            ``'auto'`` (the default outside) decides by sizes.
+
+    Raises:
+        ValueError: If the name is none of these.
+    """
+    if formulation not in FORMULATIONS:
+        raise ValueError(
+            f'formulation must be one of {FORMULATIONS}, but got {formulation!r}'
+        )
+    global _formulation
+    previous, _formulation = _formulation, formulation
+    try:
+        yield
+    finally:
+        _formulation = previous
+
+
+def use_dense(affinity: Affinity, values: Tensor) -> bool:
+    """Whether to build the matrix for ``affinity @ values``."""
+    if _formulation != 'auto':
+        return _formulation == 'dense'
+    return affinity._dense_is_cheaper(values)
+
+
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half-precision tensors in float32: sums over positions overflow float16."""
+    return tensor.float() if tensor.dtype in (torch.half, torch.bfloat16) else tensor
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """A context in which autocast leaves precision alone."""
+    return torch.autocast(device.type, enabled=False)

@@ -1,0 +1,265 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Affinities of low rank: the matrix is a product of two tall factors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .affinity import Affinity, channel_first_matmul, check_pair, concat_channels
+from .dispatch import at_least_float32
+
+
+class LowRankAffinity(Affinity):
+    """``A = L Rᵀ``, L (B, N, r), R (B, M, r): ``A v = L (Rᵀ v)``.
+
+    Cost r D (N + M) instead of N M (r + D); no matrix is built. A subclass defines
+    ``left`` and ``context(values)`` = Rᵀ v, (B, r, D).
+    """
+
+    @property
+    def left(self) -> Tensor:
+        """L (B, N, r)."""
+        raise NotImplementedError(f'{type(self).__name__} does not define left')
+
+    def context(self, values: Tensor) -> Tensor:
+        """``Rᵀ v`` (B, r, D) of values (B, M, D)."""
+        raise NotImplementedError(f'{type(self).__name__} does not define context()')
+
+    def _apply(self, values: Tensor) -> Tensor:
+        return channel_first_matmul(self.left, self.context(values))
+
+    def _apply_weighted(self, values: Tensor, weight: Tensor) -> Tensor:
+        # The weight joins the small context, so one product over positions is saved.
+        return channel_first_matmul(self.left, self.context(values) @ weight.mT)
+
+
+class DotAffinity(LowRankAffinity):
+    """``A_ij = scale q_i·k_j``, unnormalised (Wang et al. 2018, eq. 4).
+
+    Args:
+        query (Tensor): (B, N, C).
+        key (Tensor): (B, M, C).
+        scale (float, optional): Factor; None means 1 / M. Defaults to None.
+    """
+
+    def __init__(self, query: Tensor, key: Tensor, scale: float | None = None) -> None:
+        check_pair('DotAffinity', query, key)
+        self._describe(query, query.shape[1], key.shape[1])
+        self.query, self.key = query, key
+        self.scale = 1 / key.shape[1] if scale is None else scale
+
+    @property
+    def left(self) -> Tensor:
+        return at_least_float32(self.query)
+
+    def context(self, values: Tensor) -> Tensor:
+        return at_least_float32(self.key).mT @ values * self.scale
+
+    def _dense(self) -> Tensor:
+        return self.left @ at_least_float32(self.key).mT * self.scale
+
+    def _rows(self, index: Tensor) -> Tensor:
+        return self.left[:, index] @ at_least_float32(self.key).mT * self.scale
+
+    def _dense_is_cheaper(self, values: Tensor) -> bool:
+        _, queries, keys = self.shape
+        width, depth = self.query.shape[2], values.shape[2]
+        return queries * keys * (width + depth) < width * depth * (queries + keys)
+
+    def transpose(self) -> DotAffinity:
+        return DotAffinity(self.key, self.query, self.scale)
+
+
+class SymmetricAffinity(LowRankAffinity):
+    """``A = D^-1/2 M D^-1/2``, ``M = (Q Kᵀ + K Qᵀ) / 2``, ``D = diag(M 1)``.
+
+    Q and K are non-negative, so A has non-negative entries, spectrum in [-1, 1] and
+    the normalised Laplacian I - A spectrum in [0, 2] (SNL, Zhu et al. 2021). A
+    position of degree zero has a zero row and a zero column. With U = [Q K] the
+    matrix is ½ U swap(U)ᵀ, where swap exchanges the two halves: degrees cost one
+    column sum, and A v costs two products of width 2 C.
+
+    Args:
+        query (Tensor): Q (B, N, C), non-negative.
+        key (Tensor): K (B, N, C), non-negative.
+        symmetric (bool): False keeps M = Q Kᵀ with its row sums on both sides.
+            Defaults to True.
+    """
+
+    def __init__(self, query: Tensor, key: Tensor, symmetric: bool = True) -> None:
+        check_pair('SymmetricAffinity', query, key)
+        if query.shape != key.shape:
+            raise ValueError(
+                'SymmetricAffinity needs query and key at the same positions, but got '
+                f'{tuple(query.shape)} and {tuple(key.shape)}'
+            )
+        self._describe(query, query.shape[1], key.shape[1])
+        self.query, self.key = query, key
+        self.symmetric = symmetric
+        self._factors: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """L (B, N, r), R (B, N, r) of M = L Rᵀ and D^-1/2 (B, N, 1)."""
+        if self._factors is None:
+            left, right = at_least_float32(self.query), at_least_float32(self.key)
+            if self.symmetric:
+                left, right = (
+                    concat_channels(left, right),
+                    concat_channels(right, left) * 0.5,
+                )
+            degree = left @ right.sum(1).unsqueeze(-1)
+            self._factors = left, right, inverse_sqrt(degree)
+        return self._factors
+
+    @property
+    def left(self) -> Tensor:
+        left, _, root = self.factors()
+        return left * root
+
+    def context(self, values: Tensor) -> Tensor:
+        _, right, root = self.factors()
+        return (right * root).mT @ values
+
+    def _dense(self) -> Tensor:
+        query, key = at_least_float32(self.query), at_least_float32(self.key)
+        matrix = query @ key.mT
+        if self.symmetric:
+            matrix = (matrix + matrix.mT) / 2
+        root = inverse_sqrt(matrix.sum(2, keepdim=True))
+        return root * matrix * root.mT
+
+    def _rows(self, index: Tensor) -> Tensor:
+        left, right, root = self.factors()
+        return (left * root)[:, index] @ (right * root).mT
+
+    def transpose(self) -> Affinity:
+        if self.symmetric:
+            return self
+        return super().transpose()
+
+
+def inverse_sqrt(degree: Tensor) -> Tensor:
+    """``d^-1/2`` where d > 0, else 0, with a finite gradient everywhere."""
+    positive = degree > 0
+    safe = torch.where(positive, degree, torch.ones_like(degree))
+    return torch.where(positive, safe.rsqrt(), torch.zeros_like(degree))
+
+
+class UnaryAffinity(LowRankAffinity):
+    """``A_ij = w_j``: every query position weighs the keys alike.
+
+    Args:
+        weights (Tensor): w (B, M).
+        num_queries (int): N.
+    """
+
+    def __init__(self, weights: Tensor, num_queries: int) -> None:
+        if weights.ndim != 2:
+            raise ValueError(
+                f'UnaryAffinity needs weights (B, M), but got {tuple(weights.shape)}'
+            )
+        self._describe(weights, num_queries, weights.shape[1])
+        self.weights = weights
+
+    @property
+    def left(self) -> Tensor:
+        batch, queries, _ = self.shape
+        return (
+            at_least_float32(self.weights).new_ones(1, 1, 1).expand(batch, queries, 1)
+        )
+
+    def context(self, values: Tensor) -> Tensor:
+        return at_least_float32(self.weights).unsqueeze(1) @ values
+
+    def _apply(self, values: Tensor) -> Tensor:
+        return self.context(values).expand(-1, self.shape[1], -1)
+
+    def _dense(self) -> Tensor:
+        return at_least_float32(self.weights).unsqueeze(1).expand(*self.shape)
+
+    def _rows(self, index: Tensor) -> Tensor:
+        return self._dense()[:, index]
+
+
+class CompactAffinity(LowRankAffinity):
+    """``A_ij = Σ_k c_k q_i^k p_j^k`` over scalar nodes (CGNL, Yue et al. 2018).
+
+    The nodes are positions x channels of a group; a polynomial kernel of two scalars
+    is a feature map of its powers, so A has rank len(coefficients).
+
+    Args:
+        query (Tensor): q (B, N, 1).
+        key (Tensor): p (B, M, 1).
+        coefficients (tuple[float]): c_0, c_1, ...; the default (0, 1) is the dot
+            kernel, ``taylor_coefficients`` gives those of the RBF kernel.
+    """
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        coefficients: tuple[float, ...] = (0.0, 1.0),
+    ) -> None:
+        check_pair('CompactAffinity', query, key)
+        if query.shape[2] != 1:
+            raise ValueError(
+                'CompactAffinity needs scalar nodes (B, N, 1), but got '
+                f'{tuple(query.shape)}'
+            )
+        if not coefficients:
+            raise ValueError('CompactAffinity needs at least one coefficient')
+        self._describe(query, query.shape[1], key.shape[1])
+        self.query, self.key, self.coefficients = query, key, tuple(coefficients)
+
+    @property
+    def left(self) -> Tensor:
+        return self._powers(self.query)
+
+    def context(self, values: Tensor) -> Tensor:
+        scaled = self._powers(self.key).mT @ values
+        return scaled * scaled.new_tensor(self.coefficients).unsqueeze(-1)
+
+    def _powers(self, nodes: Tensor) -> Tensor:
+        nodes = at_least_float32(nodes)
+        return torch.cat([nodes**k for k in range(len(self.coefficients))], dim=-1)
+
+    def _apply(self, values: Tensor) -> Tensor:
+        # Horner's rule on both sides: no power is stored.
+        query, key = at_least_float32(self.query), at_least_float32(self.key)
+        sums, weighted = [], values
+        for k, coefficient in enumerate(self.coefficients):
+            last = k == len(self.coefficients) - 1
+            if not last:
+                if coefficient:
+                    sums.append(coefficient * weighted.sum(1, keepdim=True))
+                else:
+                    sums.append(None)
+                if k + 2 < len(self.coefficients):
+                    weighted = weighted * key
+            else:
+                sums.append(coefficient * (key.mT @ weighted))
+        if len(self.coefficients) == 1:
+            return sums[0].expand(-1, self.shape[1], -1)
+        out = sums[-1] * query
+        for k in range(len(sums) - 2, -1, -1):
+            if sums[k] is not None:
+                out = out + sums[k]
+            if k:
+                out = out * query
+        return out
+
+    def _apply_weighted(self, values: Tensor, weight: Tensor) -> Tensor:
+        return Affinity._apply_weighted(self, values, weight)
+
+    def _dense(self) -> Tensor:
+        coefficients = self.query.new_tensor(self.coefficients)
+        powers = self._powers(self.query)
+        return (powers * coefficients) @ self._powers(self.key).mT
+
+    def _rows(self, index: Tensor) -> Tensor:
+        chosen = CompactAffinity(self.query[:, index], self.key, self.coefficients)
+        return chosen._dense()
+
+    def transpose(self) -> CompactAffinity:
+        return CompactAffinity(self.key, self.query, self.coefficients)
