@@ -1,0 +1,313 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""What every weight converter shares: loading, moving keys, reporting, saving.
+
+A converter reads a state dict, tells a :class:`Conversion` where each key goes, and
+checks the result against a model built from a config. Nothing is lost without a
+line in the report.
+"""
+
+import argparse
+import os
+import pickle
+import re
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+# Where the originals keep the weights: mmengine and most, tea1528, others.
+CONTAINERS = ('state_dict', 'net', 'model', 'model_state')
+
+
+@dataclass
+class Checkpoint:
+    """A file's tensors and whatever else it held.
+
+    Attributes:
+        state_dict (dict[str, Tensor]): Keys without the ``module.`` of DataParallel.
+        meta (dict): The other entries of the file, such as the best accuracy.
+        path (Path): The file.
+    """
+
+    state_dict: dict[str, Tensor]
+    meta: dict = field(default_factory=dict)
+    path: Path = Path()
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Read the tensors of a checkpoint without executing anything it holds.
+
+    Args:
+        path (str | Path): A file of ``torch.save``: a state dict, or a dict that
+            holds one under ``state_dict``, ``net``, ``model`` or ``model_state``.
+
+    Returns:
+        Checkpoint: Tensors on the CPU.
+
+    Raises:
+        ValueError: Not a file, truncated, no PyTorch file, holding objects other
+            than tensors and plain values, or no state dict inside.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f'there is no checkpoint {path}')
+    try:
+        with _numpy_scalars():
+            content = torch.load(path, map_location='cpu', weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r'GLOBAL ([\w.]+)', str(error))
+        if found is None:
+            raise ValueError(
+                f'{path} is damaged or not a PyTorch checkpoint. Download or copy it '
+                'again'
+            ) from error
+        raise ValueError(
+            f'{path} holds {found[1]}, which is not loaded because loading objects '
+            'other than tensors and plain values runs code. Save only the state dict '
+            'with the program that made it'
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f'{path} is truncated or not a PyTorch checkpoint. Download or copy it '
+            'again'
+        ) from error
+    return _unwrap(content, path)
+
+
+def _numpy_scalars():
+    """Accept the numpy scalars that some training scripts save as accuracies."""
+    safe_globals = getattr(torch.serialization, 'safe_globals', None)  # torch >= 2.5
+    if safe_globals is None:
+        return nullcontext()
+    multiarray = getattr(np, '_core', None) or np.core
+    kinds = {type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8')}
+    return safe_globals(
+        [
+            np.dtype,
+            *kinds,
+            multiarray.multiarray.scalar,
+            (multiarray.multiarray.scalar, 'numpy.core.multiarray.scalar'),
+        ]
+    )
+
+
+def _unwrap(content: object, path: Path) -> Checkpoint:
+    meta: dict = {}
+    if isinstance(content, Mapping):
+        for name in CONTAINERS:
+            if isinstance(content.get(name), Mapping):
+                meta = {key: value for key, value in content.items() if key != name}
+                content = content[name]
+                break
+    if not isinstance(content, Mapping) or not any(
+        isinstance(value, Tensor) for value in content.values()
+    ):
+        found = list(content)[:5] if isinstance(content, Mapping) else type(content)
+        raise ValueError(
+            f'{path} holds no state dict, neither bare nor under one of '
+            f'{list(CONTAINERS)}; it holds {found}'
+        )
+    tensors = {
+        key: value for key, value in content.items() if isinstance(value, Tensor)
+    }
+    meta.update((key, content[key]) for key in content.keys() - tensors.keys())
+    if all(key.startswith('module.') for key in tensors):
+        tensors = {key[len('module.') :]: value for key, value in tensors.items()}
+    return Checkpoint(tensors, meta, path)
+
+
+class Conversion:
+    """A state dict on its way from one set of names to another.
+
+    Every source key must be moved or dropped, each with its line in the report.
+
+    Args:
+        source (Mapping[str, Tensor]): The state dict to convert.
+    """
+
+    def __init__(self, source: Mapping[str, Tensor]) -> None:
+        self.source = dict(source)
+        self.target: dict[str, Tensor] = {}
+        self._gone: dict[str, str] = {}
+        self._added: dict[str, str] = {}
+
+    def move(
+        self,
+        old: str,
+        new: str,
+        change: Callable[[Tensor], Tensor] | None = None,
+        note: str = '',
+    ) -> None:
+        """Carry ``old`` to ``new``, changed by ``change``, of which ``note`` tells.
+
+        Raises:
+            ValueError: If the source lacks ``old``, it has moved already, or ``new``
+                is taken.
+        """
+        self._take(old, f'-> {new}' + (f' ({note})' if note else ''))
+        value = self.source[old]
+        self._put(new, value if change is None else change(value))
+
+    def move_prefix(self, old: str, new: str) -> None:
+        """Carry every key that starts with ``old`` to the same key with ``new``."""
+        for key in self.under(old):
+            self.move(key, new + key[len(old) :])
+
+    def drop(self, old: str, why: str) -> None:
+        """Leave ``old`` behind."""
+        self._take(old, f'dropped: {why}')
+
+    def drop_prefix(self, old: str, why: str) -> None:
+        """Leave every key that starts with ``old`` behind."""
+        for key in self.under(old):
+            self.drop(key, why)
+
+    def merge(self, old: str, new: str, value: Tensor, note: str) -> None:
+        """Replace the target ``new`` by ``value``, into which ``old`` went."""
+        self._take(old, f'-> {new} ({note})')
+        self.target[new] = value
+
+    def add(self, new: str, value: Tensor, why: str) -> None:
+        """Put a tensor into the target that the source does not have."""
+        self._put(new, value)
+        self._added[new] = why
+
+    def under(self, prefix: str) -> list[str]:
+        """The source keys below ``prefix`` that are still to be placed."""
+        return [
+            key
+            for key in self.source
+            if key.startswith(prefix) and key not in self._gone
+        ]
+
+    def finish(self) -> dict[str, Tensor]:
+        """The target state dict.
+
+        Raises:
+            ValueError: If a source key has neither moved nor been dropped.
+        """
+        left = self.under('')
+        if left:
+            raise ValueError(
+                f'{len(left)} keys of the checkpoint have no place in the model, the '
+                f'first are {left[:5]}: it is another network than assumed'
+            )
+        return self.target
+
+    def report(self) -> str:
+        """One line for each source key and for each tensor that was added."""
+        lines = [
+            f'{key} {tuple(self.source[key].shape)} {fate}'
+            for key, fate in self._gone.items()
+        ]
+        lines += [
+            f'(new) -> {key} {tuple(self.target[key].shape)} ({why})'
+            for key, why in self._added.items()
+        ]
+        return '\n'.join(lines)
+
+    def summary(self) -> str:
+        """One line of counts."""
+        dropped = sum(fate.startswith('dropped') for fate in self._gone.values())
+        return (
+            f'{len(self._gone) - dropped} keys moved, {dropped} dropped, '
+            f'{len(self._added)} added'
+        )
+
+    def _take(self, old: str, fate: str) -> None:
+        if old not in self.source:
+            raise ValueError(f'the checkpoint lacks the key {old!r}')
+        if old in self._gone:
+            raise ValueError(f'{old!r} is placed twice: {self._gone[old]}; {fate}')
+        self._gone[old] = fate
+
+    def _put(self, new: str, value: Tensor) -> None:
+        if new in self.target:
+            raise ValueError(f'two keys of the checkpoint go to {new!r}')
+        self.target[new] = value
+
+
+def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Load a state dict that must fit exactly.
+
+    ``num_batches_tracked`` may be missing: files from before PyTorch 0.4.1 lack it.
+
+    Raises:
+        ValueError: Naming missing keys, unknown keys and shapes that differ.
+    """
+    expected = model.state_dict()
+    complaints = []
+    missing = [
+        key
+        for key in expected
+        if key not in state_dict and not key.endswith('num_batches_tracked')
+    ]
+    unknown = [key for key in state_dict if key not in expected]
+    wrong = [
+        f'{key} {tuple(state_dict[key].shape)}, the model has '
+        f'{tuple(expected[key].shape)}'
+        for key in expected
+        if key in state_dict and state_dict[key].shape != expected[key].shape
+    ]
+    for found, what in (
+        (wrong, 'shapes differ'),
+        (missing, 'keys are missing'),
+        (unknown, 'keys are unknown to the model'),
+    ):
+        if found:
+            complaints.append(f'{len(found)} {what}: {"; ".join(found[:4])}')
+    if complaints:
+        raise ValueError('the weights do not fit the model. ' + '. '.join(complaints))
+    model.load_state_dict({**expected, **state_dict})
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a temporary file, then give it its name."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_checkpoint(
+    path: str | Path, state_dict: Mapping[str, Tensor], meta: dict | None = None
+) -> None:
+    """Write ``{'meta': ..., 'state_dict': ...}``, completely or not at all."""
+    content = dict(meta=meta or {}, state_dict=dict(state_dict))
+    write_atomically(path, lambda temporary: torch.save(content, temporary))
+
+
+def save_report(path: str | Path, conversion: Conversion) -> None:
+    """Write the report beside the checkpoint."""
+    text = f'{conversion.summary()}\n{conversion.report()}\n'
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """The arguments that every converter takes."""
+    arguments = argparse.ArgumentParser(description=description)
+    arguments.add_argument('checkpoint', type=Path, help='the file to convert')
+    arguments.add_argument('out', type=Path, help='the file to write')
+    arguments.add_argument(
+        '--report',
+        type=Path,
+        help='where every key went; default: the output name with .txt',
+    )
+    return arguments
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a converter; a user's mistake ends in one sentence, not in a traceback."""
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f'error: {error}')
