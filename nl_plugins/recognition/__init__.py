@@ -1,0 +1,11 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Video recognition in mmaction2: models, necks, transforms, optimisers."""
+
+from ..registry import require
+
+require('mmaction')
+
+from .inception_i3d import InceptionI3D  # noqa: E402
+from .inception_i3d_head import InceptionI3DHead  # noqa: E402
+
+__all__ = ['InceptionI3D', 'InceptionI3DHead']
