@@ -15,15 +15,17 @@ from pathlib import Path
 from . import compat
 from .version import __version__
 
+# Register into mmengine's root registries; need no codebase.
+_SHARED = ('blocks', 'attach')
+# Register into their codebase's registries.
 _ADAPTERS = ('classification', 'segmentation', 'recognition')
 _SUBMODULES = (
     'accelerate',
     'analysis',
-    'attach',
-    'blocks',
     'compat',
     'graph',
     'registry',
+    *_SHARED,
     *_ADAPTERS,
 )
 
@@ -50,7 +52,7 @@ def __getattr__(name: str):
             if error.name != f'{__name__}.{name}':
                 raise
     if not name.startswith('_'):
-        for module in ('blocks', 'attach'):
+        for module in _SHARED:
             if find_spec(f'{__name__}.{module}'):
                 value = getattr(import_module(f'{__name__}.{module}'), name, None)
                 if value is not None:
@@ -75,16 +77,15 @@ def _register() -> None:
     # graph needs torch alone, so mmengine may be missing.
     if not compat.is_installed('mmengine'):
         return
-    for module in ('blocks', 'attach'):
-        if find_spec(f'{__name__}.{module}'):
-            import_module(f'{__name__}.{module}')
-    from .registry import CODEBASES, defer
+    from .registry import CODEBASES, defer, defer_shared
 
+    defer_shared(*filter(find_spec, (f'{__name__}.{module}' for module in _SHARED)))
     for codebase in CODEBASES.values():
         if find_spec(codebase.adapter):
             defer(codebase.package, codebase.adapter)
 
 
+compat.repair_all()
 _register()
 
 __all__ = ['__version__']

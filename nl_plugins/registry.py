@@ -6,7 +6,7 @@ registries below and then their parents.
 """
 
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from types import ModuleType
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -108,26 +108,37 @@ def defer(package: str, adapter: str) -> None:
         package (str): Import name of a codebase.
         adapter (str): Dotted name of our module for it.
     """
-    when_imported(f'{package}.registry', lambda module: _append(module, adapter))
+
+    def append(module: ModuleType) -> None:
+        for registry in vars(module).values():
+            if isinstance(registry, Registry):
+                _add_location(registry, adapter)
+
+    when_imported(f'{package}.registry', append)
 
 
-def _append(module: ModuleType, adapter: str) -> None:
+def defer_shared(*modules: str) -> None:
+    """Import ``modules`` when networks are first built or looked up.
+
+    They register into mmengine's root registries. Whatever builds a network
+    imports ``mmengine.model`` first, which costs about a second; the modules
+    follow it, each as soon as the one before it is complete.
+
+    Args:
+        modules (str): Dotted names of our modules, in the order of import.
+    """
+    for awaited, module in zip(('mmengine.model', *modules), modules):
+        when_imported(awaited, lambda _, module=module: import_module(module))
+        _add_location(MMENGINE_MODELS, module)
+
+
+def _add_location(registry: Registry, module: str) -> None:
     # The one place that touches private attributes of mmengine's Registry. An
-    # empty list of locations is the constructor's default, shared by all.
-    for registry in vars(module).values():
-        if not isinstance(registry, Registry) or not registry._locations:
-            continue
-        if registry._imported:
-            import_module(adapter)
-        elif adapter not in registry._locations:
-            registry._locations.append(adapter)
-
-
-def installed_version(*distributions: str) -> str | None:
-    """Version of the first of ``distributions`` that is installed."""
-    for distribution in distributions:
-        try:
-            return metadata.version(distribution)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
+    # empty list may be the constructor's default, which all registries share:
+    # codebases declare no location there, and the root gets a list of its own.
+    if not registry._locations and registry is not MMENGINE_MODELS:
+        return
+    if registry._imported:
+        import_module(module)
+    elif module not in registry._locations:
+        registry._locations = [*registry._locations, module]

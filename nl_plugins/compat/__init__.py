@@ -1,6 +1,74 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Repairs of known defects of the installed upstream packages."""
+"""Repairs of known defects of the installed upstream packages.
 
+Each repair has a file: the symptom, the upstream issue, the condition under
+which it acts and what it changes. Where the condition does not hold it does
+nothing. Each is logged once. ``NL_PLUGINS_COMPAT=0`` in the environment
+switches all of them off; ``python -m nl_plugins.doctor`` lists them.
+"""
+
+import os
+
+from . import (
+    checkpoint_globals,
+    cpu_amp,
+    cpu_distributed,
+    find_loader,
+    missing_distutils,
+    mmaction_drn,
+    mmcv_ops,
+    mmcv_version,
+    moviepy_editor,
+    multimodal,
+    negative_hue,
+    numpy_names,
+    package_resources,
+    torchvision_ops,
+)
 from .imports import is_installed, when_imported
+from .repair import OFF, Repair
 
-__all__ = ['is_installed', 'when_imported']
+REPAIRS: tuple[Repair, ...] = tuple(
+    module.REPAIR
+    for module in (
+        # The first two are what the others and mmengine stand on.
+        package_resources,
+        find_loader,
+        missing_distutils,
+        torchvision_ops,
+        numpy_names,
+        mmcv_version,
+        mmcv_ops,
+        mmaction_drn,
+        multimodal,
+        checkpoint_globals,
+        cpu_distributed,
+        cpu_amp,
+        negative_hue,
+        moviepy_editor,
+    )
+)
+
+
+def is_enabled() -> bool:
+    """Whether repairs are wanted: ``NL_PLUGINS_COMPAT`` is not ``0``."""
+    return os.environ.get('NL_PLUGINS_COMPAT', '1') != '0'
+
+
+def repair_all() -> None:
+    """Apply every repair that is needed here; a second call does nothing."""
+    for repair in REPAIRS:
+        if is_enabled():
+            repair.run()
+        else:
+            repair.state = OFF
+
+
+__all__ = [
+    'REPAIRS',
+    'Repair',
+    'is_enabled',
+    'is_installed',
+    'repair_all',
+    'when_imported',
+]

@@ -7,6 +7,7 @@ packages that cost seconds. :func:`when_imported` waits for them.
 
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from types import ModuleType
@@ -20,18 +21,21 @@ def is_installed(package: str) -> bool:
         return find_spec(package) is not None
     except (ImportError, ValueError):
         # A parent that is missing or fails, or a module without __spec__.
-        return package in sys.modules
+        return sys.modules.get(package) is not None
 
 
 class _Watcher(MetaPathFinder):
     """Finds nothing itself; adds the waiting actions to what others find."""
 
     def __init__(self) -> None:
-        self.actions: dict[str, list[Action]] = {}
+        self.around: dict[str, list[Callable[[], AbstractContextManager]]] = {}
+        self.after: dict[str, list[Action]] = {}
         self._searching: set[str] = set()
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname not in self.actions or fullname in self._searching:
+        if fullname in self._searching or not (
+            fullname in self.around or fullname in self.after
+        ):
             return None
         self._searching.add(fullname)
         try:
@@ -43,8 +47,11 @@ class _Watcher(MetaPathFinder):
         execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
-            execute(module)
-            for action in self.actions[fullname]:
+            with ExitStack() as stack:
+                for context in self.around.get(fullname, ()):
+                    stack.enter_context(context())
+                execute(module)
+            for action in self.after.get(fullname, ()):
                 action(module)
 
         spec.loader.exec_module = exec_module
@@ -52,6 +59,11 @@ class _Watcher(MetaPathFinder):
 
 
 _WATCHER = _Watcher()
+
+
+def _watch() -> None:
+    if _WATCHER not in sys.meta_path:
+        sys.meta_path.insert(0, _WATCHER)
 
 
 def when_imported(module: str, action: Action) -> None:
@@ -64,12 +76,22 @@ def when_imported(module: str, action: Action) -> None:
         module (str): Dotted name.
         action (Callable): Takes the module object.
     """
-    if _WATCHER not in sys.meta_path:
-        sys.meta_path.insert(0, _WATCHER)
-    _WATCHER.actions.setdefault(module, []).append(action)
+    _watch()
+    _WATCHER.after.setdefault(module, []).append(action)
     loaded = sys.modules.get(module)
     if loaded is not None and not _initialising(loaded):
         action(loaded)
+
+
+def around_import(module: str, context: Callable[[], AbstractContextManager]) -> None:
+    """Execute ``module`` inside ``context()``, whether it succeeds or not.
+
+    Args:
+        module (str): Dotted name of a module that is not imported yet.
+        context (Callable): Makes a context manager.
+    """
+    _watch()
+    _WATCHER.around.setdefault(module, []).append(context)
 
 
 def _initialising(module: ModuleType) -> bool:

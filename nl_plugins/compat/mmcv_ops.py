@@ -1,0 +1,62 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""mmcv-lite has no compiled operators, yet mmseg imports ``mmcv.ops``."""
+
+import sys
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+from .repair import Repair
+
+_NAME = 'mmcv._ext'
+
+
+class _Operators(ModuleType):
+    """Has every operator; calling one explains that it is not compiled."""
+
+    @staticmethod
+    def get_compiler_version() -> str:
+        return 'n/a'
+
+    @staticmethod
+    def get_compiling_cuda_version() -> str:
+        return 'n/a'
+
+    def __getattr__(self, name: str):
+        if name.startswith('__'):
+            raise AttributeError(name)
+
+        def missing(*args, **kwargs):
+            raise NotImplementedError(
+                f'the operator {name} needs compiled mmcv, but mmcv-lite is '
+                'installed: pip uninstall mmcv-lite, then pip install '
+                '--no-build-isolation "mmcv>=2.0.0,<2.2.0"'
+            )
+
+        return missing
+
+
+def needed() -> bool:
+    spec = find_spec('mmcv')
+    if spec is None or not spec.submodule_search_locations:
+        return False
+    folder = Path(spec.submodule_search_locations[0])
+    return (folder / 'ops').is_dir() and not any(folder.glob('_ext*'))
+
+
+def apply() -> None:
+    operators = _Operators(_NAME)
+    # mmcv and mmengine ask for the loader to learn whether mmcv is compiled.
+    operators.__spec__ = ModuleSpec(_NAME, loader=None)
+    sys.modules.setdefault(_NAME, operators)
+
+
+REPAIR = Repair(
+    name='mmcv_ops',
+    symptom='mmcv.ops and mmseg.models cannot be imported with mmcv-lite',
+    remedy="a stand-in mmcv._ext lets mmcv's Python operators work",
+    upstream='https://github.com/open-mmlab/mmcv/issues/2059',
+    needed=needed,
+    apply=apply,
+)
