@@ -7,5 +7,6 @@ require('mmaction')
 
 from .inception_i3d import InceptionI3D  # noqa: E402
 from .inception_i3d_head import InceptionI3DHead  # noqa: E402
+from .resnet3d import C2DResNet3d, NLResNet3d  # noqa: E402
 
-__all__ = ['InceptionI3D', 'InceptionI3DHead']
+__all__ = ['C2DResNet3d', 'InceptionI3D', 'InceptionI3DHead', 'NLResNet3d']
