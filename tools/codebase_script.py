@@ -1,0 +1,107 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Run a codebase's own train.py or test.py on a config that uses nl_plugins."""
+
+import os
+import runpy
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+_CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
+
+_USAGE = """usage: {name} CONFIG {rest}[flags]
+
+Runs {name} of the codebase that CONFIG names in default_scope, with its flags.
+`{name} CONFIG --help` lists them."""
+
+
+def _import_nl_plugins() -> None:
+    # From the checkout, or the wheel, that this file belongs to; processes
+    # started later find it too.
+    for folder in Path(__file__).resolve().parents:
+        if (folder / 'nl_plugins' / '__init__.py').is_file():
+            sys.path.insert(0, str(folder))
+            inherited = os.environ.get('PYTHONPATH')
+            paths = [str(folder), *([inherited] if inherited else [])]
+            os.environ['PYTHONPATH'] = os.pathsep.join(paths)
+            break
+    import nl_plugins  # noqa: F401 - the repairs come before everything else
+
+
+def find_script(package: str, name: str) -> Path:
+    """Path of a codebase's own script.
+
+    Args:
+        package (str): Import name of the codebase.
+        name (str): ``'train.py'`` or ``'test.py'``.
+
+    Raises:
+        ValueError: The package is no installed codebase, or lacks the script.
+    """
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ValueError(f'{package} is not installed')
+    folder = Path(spec.submodule_search_locations[0])
+    # In a wheel, and beside the package in a source checkout.
+    for tools in (folder / '.mim' / 'tools', folder.parent / 'tools'):
+        if (tools / name).is_file():
+            return tools / name
+    raise ValueError(f'{package} in {folder} has no script {name}: install it again')
+
+
+def _scope(config: Path) -> str:
+    from mmengine.config import Config
+
+    from nl_plugins.registry import CODEBASES, require
+
+    known = ', '.join(sorted(CODEBASES))
+    # The codebase's script reads the config again and does its custom imports.
+    scope = Config.fromfile(config, import_custom_modules=False).get('default_scope')
+    if not scope:
+        raise ValueError(f'{config} sets no default_scope; choose one of {known}')
+    if scope in CODEBASES:
+        require(scope)
+    elif find_spec(scope) is None:
+        raise ValueError(
+            f"the default_scope '{scope}' of {config} is unknown: it is neither one "
+            f'of {known} nor the name of an installed package'
+        )
+    return scope
+
+
+def main(name: str) -> None:
+    """Hand the command line over to the codebase's script.
+
+    Args:
+        name (str): ``'train.py'`` or ``'test.py'``.
+    """
+    arguments = sys.argv[1:]
+    configs = [
+        index
+        for index, argument in enumerate(arguments)
+        if argument.endswith(_CONFIG_SUFFIXES) and not argument.startswith('-')
+    ]
+    if not configs:
+        rest = 'CHECKPOINT ' if name == 'test.py' else ''
+        usage = _USAGE.format(name=name, rest=rest)
+        if {'-h', '--help'} & set(arguments):
+            print(usage)
+            return
+        sys.exit(f'{usage}\n\n{name}: no CONFIG (a .py, .json or .yaml file) given')
+    config = Path(arguments[configs[0]])
+    if not config.is_file():
+        sys.exit(f'{name}: the config {config} does not exist')
+    if name == 'test.py':
+        following = arguments[configs[0] + 1 : configs[0] + 2]
+        for checkpoint in following:
+            is_local = not checkpoint.startswith('-') and '://' not in checkpoint
+            if is_local and not Path(checkpoint).is_file():
+                sys.exit(f'{name}: the checkpoint {checkpoint} does not exist')
+    try:
+        _import_nl_plugins()
+        script = find_script(_scope(config), name)
+    except (ImportError, ValueError) as error:
+        sys.exit(f'{name}: {error}')
+    sys.argv[0] = str(script)
+    sys.path[0] = str(script.parent)
+    runpy.run_path(str(script), run_name='__main__')
