@@ -1,0 +1,95 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""The CIFAR augmentation for a whole batch at once, on the device of the model."""
+
+import torch
+import torch.nn.functional as F
+from mmpretrain.models.utils import ClsDataPreprocessor
+from mmpretrain.registry import MODELS
+from torch import Tensor
+
+
+@MODELS.register_module()
+class BatchAugmentDataPreprocessor(ClsDataPreprocessor):
+    """Random crop with padding and random flip of a batch, then normalisation.
+
+    The same distribution as ``RandomCrop(crop_size, padding)`` and ``RandomFlip(prob)``
+    in the pipeline, whose only transform is then ``PackInputs``: for each image every
+    crop offset in 0..2*padding is equally likely, in both directions, and independent
+    of the flip. Only in training; the network sees the same images in testing.
+
+    Args:
+        padding (int): Zero pixels on every side before the crop. Defaults to 4.
+        flip_prob (float): Probability of a horizontal flip. Defaults to 0.5.
+        **kwargs: Arguments of mmpretrain's ``ClsDataPreprocessor``: mean, std, ...
+
+    Raises:
+        ValueError: If an option is outside its range, or the images of a batch come
+            as a list or differ in size.
+    """
+
+    def __init__(self, padding: int = 4, flip_prob: float = 0.5, **kwargs) -> None:
+        super().__init__(**kwargs)
+        if padding < 0:
+            raise ValueError(
+                f'BatchAugmentDataPreprocessor: padding must be >= 0, got {padding!r}'
+            )
+        if not 0 <= flip_prob <= 1:
+            raise ValueError(
+                'BatchAugmentDataPreprocessor: flip_prob must be in [0, 1], but got '
+                f'{flip_prob!r}'
+            )
+        self.padding = padding
+        self.flip_prob = flip_prob
+
+    def forward(self, data: dict, training: bool = False) -> dict:
+        """Move to the device, augment in training, normalise.
+
+        Args:
+            data (dict): ``inputs``, (B, C, H, W) or a list of B images (C, H, W) of one
+                size, and ``data_samples``.
+            training (bool): Whether to augment.
+
+        Returns:
+            dict: As ``ClsDataPreprocessor``.
+        """
+        inputs = data['inputs']
+        if not isinstance(inputs, Tensor):
+            sizes = {tuple(image.shape) for image in inputs}
+            if len(sizes) > 1:
+                raise ValueError(
+                    'BatchAugmentDataPreprocessor takes images of one size, but a '
+                    f'batch holds {sorted(sizes)}: crop or resize in the pipeline'
+                )
+            inputs = torch.stack(list(inputs))
+        inputs = self.cast_data(inputs)
+        if training:
+            inputs = crop_and_flip(inputs, self.padding, self.flip_prob)
+        return super().forward({**data, 'inputs': inputs}, training)
+
+
+def crop_and_flip(images: Tensor, padding: int, flip_prob: float) -> Tensor:
+    """Pad each image with zeros, cut its size out at random, flip some.
+
+    Args:
+        images (Tensor): (B, C, H, W) of any type.
+        padding (int): Pixels on every side.
+        flip_prob (float): Probability of a horizontal flip.
+
+    Returns:
+        Tensor: (B, C, H, W).
+    """
+    batch, _, height, width = images.shape
+    device = images.device
+
+    def offsets(size: int) -> Tensor:
+        start = torch.randint(2 * padding + 1, (batch, 1), device=device)
+        return start + torch.arange(size, device=device)
+
+    rows, columns = offsets(height), offsets(width)
+    flipped = torch.rand(batch, 1, device=device) < flip_prob
+    columns = torch.where(flipped, columns.flip(1), columns)
+    padded = F.pad(images, (padding,) * 4)
+    index = torch.arange(batch, device=device)[:, None, None]
+    # Indices around a slice put the channels last.
+    cropped = padded[index, :, rows[:, :, None], columns[:, None, :]]
+    return cropped.permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,37 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""The linear head with dropout."""
+
+from mmpretrain.models.heads import LinearClsHead
+from mmpretrain.registry import MODELS
+from torch import Tensor, nn
+
+
+@MODELS.register_module()
+class LinearDropoutClsHead(LinearClsHead):
+    """``fc(dropout(features))``: the classifier of the SNL and CGNL networks.
+
+    Args:
+        num_classes (int): Number of classes.
+        in_channels (int): Channels of the pooled features.
+        dropout_ratio (float): Probability of zeroing a feature in training.
+            Defaults to 0.5, as in both originals.
+        **kwargs: Arguments of mmpretrain's ``LinearClsHead``.
+
+    Raises:
+        ValueError: If ``dropout_ratio`` is not in [0, 1).
+    """
+
+    def __init__(
+        self, num_classes: int, in_channels: int, dropout_ratio: float = 0.5, **kwargs
+    ) -> None:
+        super().__init__(num_classes, in_channels, **kwargs)
+        if not 0 <= dropout_ratio < 1:
+            raise ValueError(
+                'LinearDropoutClsHead: dropout_ratio must be in [0, 1), but got '
+                f'{dropout_ratio!r}'
+            )
+        self.dropout = nn.Dropout(dropout_ratio)
+
+    def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
+        """Pooled features (B, C) of each stage -> scores (B, num_classes)."""
+        return self.fc(self.dropout(self.pre_logits(feats)))
