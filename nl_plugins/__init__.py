@@ -13,12 +13,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from . import compat
+from .codebases import CODEBASES, install_command
 from .version import __version__
 
 # Register into mmengine's root registries; need no codebase.
 _SHARED = ('blocks', 'attach')
 # Register into their codebase's registries.
-_ADAPTERS = ('classification', 'segmentation', 'recognition')
+_ADAPTERS = tuple(codebase.extra for codebase in CODEBASES.values())
 _SUBMODULES = (
     'accelerate',
     'analysis',
@@ -46,17 +47,15 @@ def _public_names(submodule: str) -> list[str]:
 
 def __getattr__(name: str):
     if name in _SUBMODULES:
-        try:
-            return import_module(f'{__name__}.{name}')
-        except ModuleNotFoundError as error:
-            if error.name != f'{__name__}.{name}':
-                raise
-    if not name.startswith('_'):
+        return import_module(f'{__name__}.{name}')
+    if name[:1].isupper():  # a class
         for module in _SHARED:
-            if find_spec(f'{__name__}.{module}'):
-                value = getattr(import_module(f'{__name__}.{module}'), name, None)
-                if value is not None:
-                    return value
+            if not compat.is_installed('mmengine'):
+                command = install_command('mim')
+                raise ImportError(f'{__name__}.{name} needs mmengine: {command}')
+            value = getattr(import_module(f'{__name__}.{module}'), name, None)
+            if value is not None:
+                return value
         owners = [adapter for adapter in _ADAPTERS if name in _public_names(adapter)]
         if len(owners) == 1:
             return getattr(import_module(f'{__name__}.{owners[0]}'), name)
@@ -77,7 +76,7 @@ def _register() -> None:
     # graph needs torch alone, so mmengine may be missing.
     if not compat.is_installed('mmengine'):
         return
-    from .registry import CODEBASES, defer, defer_shared
+    from .registry import defer, defer_shared
 
     defer_shared(*filter(find_spec, (f'{__name__}.{module}' for module in _SHARED)))
     for codebase in CODEBASES.values():

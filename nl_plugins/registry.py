@@ -1,101 +1,22 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Our scope in mmengine's registry tree, and the codebases we plug into.
+"""Our scope in mmengine's registry tree, and how we get into the others.
 
 ``type='nl_plugins.RNLBlock'`` makes mmengine import this file, ask the
 registries below and then their parents.
 """
 
-from dataclasses import dataclass
 from importlib import import_module
 from types import ModuleType
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import Registry
-from mmengine.utils import digit_version
 
-from .compat import is_installed, when_imported
+from .codebases import CODEBASES, Codebase, require
+from .compat import when_imported
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, locations=['nl_plugins'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, locations=['nl_plugins'])
-
-
-@dataclass(frozen=True)
-class Codebase:
-    """One OpenMMLab package that can be plugged into.
-
-    Attributes:
-        package (str): Import name, also its ``default_scope``.
-        distribution (str): Name on the package index.
-        minimum (str): Lowest version that works.
-        adapter (str): Our package that registers into it.
-        extra (str): The extra of nl_plugins that installs it.
-    """
-
-    package: str
-    distribution: str
-    minimum: str
-    adapter: str
-    extra: str
-
-    @property
-    def remedy(self) -> str:
-        """The command that installs it."""
-        return f'pip install "nl_plugins[{self.extra}]"'
-
-
-CODEBASES = {
-    codebase.package: codebase
-    for codebase in (
-        Codebase(
-            'mmpretrain',
-            'mmpretrain',
-            '1.0.0',
-            'nl_plugins.classification',
-            'classification',
-        ),
-        Codebase(
-            'mmseg',
-            'mmsegmentation',
-            '1.2.0',
-            'nl_plugins.segmentation',
-            'segmentation',
-        ),
-        Codebase(
-            'mmaction', 'mmaction2', '1.2.0', 'nl_plugins.recognition', 'recognition'
-        ),
-    )
-}
-
-
-def require(package: str) -> ModuleType:
-    """Import a codebase; the first line of its adapter.
-
-    Args:
-        package (str): ``'mmpretrain'``, ``'mmseg'`` or ``'mmaction'``.
-
-    Returns:
-        ModuleType: The imported codebase.
-
-    Raises:
-        ImportError: Missing, too old or refused by its own version check. The
-            message holds what was found, what is wanted and what to type.
-    """
-    codebase = CODEBASES[package]
-    wanted = f'{codebase.adapter} needs {codebase.distribution}>={codebase.minimum}'
-    if not is_installed(package):
-        raise ImportError(f'{wanted}, which is not installed: {codebase.remedy}')
-    try:
-        module = import_module(package)
-    except (ImportError, AssertionError) as error:  # they assert their versions
-        raise ImportError(
-            f'{wanted}, but importing {package} failed ({error}): {codebase.remedy}'
-        ) from error
-    if digit_version(module.__version__) < digit_version(codebase.minimum):
-        raise ImportError(
-            f'{wanted}, found {module.__version__}: {codebase.remedy} --upgrade'
-        )
-    return module
 
 
 def defer(package: str, adapter: str) -> None:
@@ -142,3 +63,14 @@ def _add_location(registry: Registry, module: str) -> None:
         import_module(module)
     elif module not in registry._locations:
         registry._locations = [*registry._locations, module]
+
+
+__all__ = [
+    'CODEBASES',
+    'HOOKS',
+    'MODELS',
+    'Codebase',
+    'defer',
+    'defer_shared',
+    'require',
+]

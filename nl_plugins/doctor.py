@@ -1,0 +1,247 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""What is installed, what was repaired, what is missing.
+
+``python -m nl_plugins.doctor [--json] [CODEBASE ...]`` tries to import the
+models of each codebase (all three unless some are named) and our adapter. Its
+exit status is 1 when one of them cannot work.
+"""
+
+import argparse
+import json
+import os
+import platform
+import sys
+from importlib import import_module, metadata
+from typing import NamedTuple
+
+from . import compat
+from .codebases import CODEBASES, install_command
+from .compat.repair import APPLIED
+from .version import __version__
+
+HEADLESS = 'pip install --force-reinstall --no-deps opencv-python-headless'
+
+
+class Package(NamedTuple):
+    """A package that something needs.
+
+    Attributes:
+        module (str): Import name.
+        distributions (tuple[str]): Names under which it may be installed.
+        remedy (str): The command that installs it.
+        needed_by (tuple[str]): Codebases that need it; empty: all of nl_plugins.
+    """
+
+    module: str
+    distributions: tuple[str, ...]
+    remedy: str
+    needed_by: tuple[str, ...] = ()
+
+
+_ALL = tuple(CODEBASES)
+PACKAGES = (
+    Package('torch', ('torch',), 'pip install torch'),
+    Package('numpy', ('numpy',), 'pip install numpy'),
+    Package('einops', ('einops',), 'pip install einops'),
+    Package(
+        'mmengine',
+        ('mmengine', 'mmengine-lite', 'onedl-mmengine'),
+        install_command('mim'),
+        _ALL,
+    ),
+    Package(
+        'mmcv',
+        ('mmcv', 'mmcv-lite', 'onedl-mmcv'),
+        install_command('mim'),
+        _ALL,
+    ),
+    Package(
+        'setuptools', ('setuptools',), 'pip install "setuptools>=77.0.3,<82"', _ALL
+    ),
+    Package(
+        'cv2',
+        ('opencv-contrib-python', 'opencv-python', 'opencv-python-headless'),
+        'pip install opencv-python-headless',
+        _ALL,
+    ),
+    Package(
+        'torchvision',
+        ('torchvision',),
+        'pip install torchvision',
+        ('mmpretrain', 'mmaction'),
+    ),
+    Package('mat4py', ('mat4py',), 'pip install mat4py', ('mmpretrain',)),
+    Package('ftfy', ('ftfy',), 'pip install ftfy', ('mmseg',)),
+    Package('regex', ('regex',), 'pip install regex', ('mmseg',)),
+    Package('decord', ('decord',), 'pip install decord', ('mmaction',)),
+)
+
+
+def _version(distributions: tuple[str, ...]) -> str | None:
+    for distribution in distributions:
+        try:
+            return f'{metadata.version(distribution)} ({distribution})'
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _problem_of(module: str) -> str | None:
+    """Why ``module`` cannot be imported, in one line; None when it can."""
+    try:
+        import_module(module)
+    except Exception as error:  # whatever a broken package raises is the finding
+        return f'{type(error).__name__}: {" ".join(str(error).split())}'
+    return None
+
+
+def _check_codebase(package: str) -> dict:
+    codebase = CODEBASES[package]
+    report = dict(
+        package=package,
+        version=_version((codebase.distribution, f'onedl-{codebase.distribution}')),
+        works=False,
+        problem=None,
+        remedy=None,
+    )
+    if not compat.is_installed(package):
+        report.update(problem='not installed', remedy=codebase.remedy)
+        return report
+    for module in (package, f'{package}.models', codebase.adapter):
+        problem = _problem_of(module)
+        if problem:
+            remedy = HEADLESS if 'libGL' in problem else codebase.remedy
+            report.update(problem=f'import {module}: {problem}', remedy=remedy)
+            return report
+    report['works'] = True
+    return report
+
+
+def diagnose(codebases: tuple[str, ...] = _ALL) -> dict:
+    """Examine the installation.
+
+    Args:
+        codebases (tuple[str]): Those that have to work. Defaults to all three.
+
+    Returns:
+        dict: ``ok`` (whether they do), ``versions``, ``devices``, ``repairs``,
+        ``codebases`` and ``missing``, ready for json.
+    """
+    versions = dict(
+        nl_plugins=__version__,
+        python=platform.python_version(),
+        platform=platform.platform(),
+    )
+    missing = []
+    for package in PACKAGES:
+        # One owner may leave a folder without metadata, as in a checkout.
+        installed = compat.is_installed(package.module)
+        version = _version(package.distributions)
+        versions[package.module] = (version or 'unknown') if installed else None
+        wanted = not package.needed_by or set(package.needed_by) & set(codebases)
+        if not installed and wanted:
+            missing.append(dict(package=package.module, remedy=package.remedy))
+    if compat.is_installed('mmengine'):
+        reports = [_check_codebase(package) for package in codebases]
+    else:
+        reports = [
+            dict(
+                package=package,
+                version=None,
+                works=False,
+                problem='mmengine is not installed',
+                remedy=install_command('mim'),
+            )
+            for package in codebases
+        ]
+    for report in reports:
+        if report['problem'] == 'not installed':
+            missing.append(dict(package=report['package'], remedy=report['remedy']))
+    return dict(
+        ok=all(report['works'] for report in reports),
+        versions=versions,
+        devices=_devices(),
+        # Last, as the imports above let waiting repairs act.
+        repairs=[
+            dict(
+                name=repair.name,
+                state=repair.state,
+                acted=repair.state == APPLIED,
+                symptom=repair.symptom,
+                remedy=repair.remedy,
+                upstream=repair.upstream,
+            )
+            for repair in compat.REPAIRS
+        ],
+        codebases=reports,
+        missing=missing,
+    )
+
+
+def _devices() -> dict:
+    devices = dict(cpu_cores=os.cpu_count(), cuda=[])
+    if compat.is_installed('torch'):
+        import torch
+
+        devices['torch_threads'] = torch.get_num_threads()
+        devices['built_for_cuda'] = torch.version.cuda
+        devices['cuda'] = [
+            torch.cuda.get_device_name(index)
+            for index in range(torch.cuda.device_count())
+        ]
+    return devices
+
+
+def render(report: dict) -> str:
+    """The report of :func:`diagnose` as text."""
+    lines = ['Versions']
+    for name, version in report['versions'].items():
+        lines.append(f'  {name:<12} {version or "missing"}')
+    devices = report['devices']
+    lines += ['', 'Devices', f'  {"CPU cores":<12} {devices["cpu_cores"]}']
+    lines.append(f'  {"CUDA":<12} {", ".join(devices["cuda"]) or "none"}')
+    lines += ['', 'Repairs of upstream defects (NL_PLUGINS_COMPAT=0 switches them off)']
+    for repair in report['repairs']:
+        lines.append(
+            f'  {repair["name"]:<18} {repair["state"]:<12} {repair["symptom"]}'
+        )
+    lines += ['', 'Codebases']
+    for codebase in report['codebases']:
+        state = 'works' if codebase['works'] else 'cannot work'
+        version = codebase['version'] or ''
+        lines.append(f'  {codebase["package"]:<12} {state:<12} {version}')
+        if codebase['problem']:
+            lines.append(f'    {codebase["problem"]}')
+            lines.append(f'    to type: {codebase["remedy"]}')
+    if report['missing']:
+        lines += ['', 'Missing']
+        for package in report['missing']:
+            lines.append(f'  {package["package"]:<12} {package["remedy"]}')
+    return '\n'.join(lines)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the report; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog='python -m nl_plugins.doctor',
+        description='Report versions, devices, repairs and what is missing. '
+        'The exit status is 1 when a codebase cannot work.',
+    )
+    parser.add_argument(
+        'codebases',
+        nargs='*',
+        metavar='CODEBASE',
+        help=f'codebases that have to work, of {", ".join(_ALL)} (default: all)',
+    )
+    parser.add_argument('--json', action='store_true', help='print json')
+    args = parser.parse_args(arguments)
+    unknown = sorted(set(args.codebases) - set(_ALL))
+    if unknown:
+        parser.error(f'unknown codebase {unknown[0]}: choose from {", ".join(_ALL)}')
+    report = diagnose(tuple(args.codebases) or _ALL)
+    print(json.dumps(report, indent=2) if args.json else render(report))
+    return 0 if report['ok'] else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
