@@ -1,0 +1,12 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Adapter for mmsegmentation: decode heads, neck, data set and checks."""
+
+from ..registry import require
+
+require('mmseg')
+
+from .datasets import CamVidDataset  # noqa: E402
+from .decode_heads import NonLocalHead  # noqa: E402
+from .hooks import SegDataCheckHook  # noqa: E402
+
+__all__ = ['CamVidDataset', 'NonLocalHead', 'SegDataCheckHook']
