@@ -7,15 +7,95 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from .affinity import Affinity, check_pair
 from .dispatch import at_least_float32
+from .tiles import spans, tile_rows
+
+
+def _logits(query: Tensor, key: Tensor, span: slice) -> Tensor:
+    """Logits (B, h, W, H + W) of the grid rows ``span``, column part first.
+
+    The position itself lies in its row and in its column; the column part omits it.
+    """
+    height = key.shape[1]
+    column = query[:, span].transpose(1, 2) @ key.permute(0, 2, 3, 1)  # (B, W, h, H)
+    row = query[:, span] @ key[:, span].mT  # (B, h, W, W)
+    positions = torch.arange(height, device=query.device)
+    itself = positions[span, None] == positions
+    column = column.masked_fill(itself, -math.inf).transpose(1, 2)
+    return torch.cat([column, row], dim=-1)
+
+
+class CrissCross(torch.autograd.Function):
+    """Criss-cross attention of maps (B, H, W, C), a few grid rows at a time."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(query: Tensor, key: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        outs, norms = [], []
+        height = key.shape[1]
+        columns = values.transpose(1, 2)
+        for span in _row_spans(query):
+            logits = _logits(query, key, span)
+            norm = logits.logsumexp(-1, keepdim=True)
+            column, row = (logits - norm).exp_().split([height, key.shape[2]], dim=-1)
+            outs.append((column.transpose(1, 2) @ columns).transpose(1, 2))
+            outs[-1] = outs[-1] + row @ values[:, span]
+            norms.append(norm)
+        return torch.cat(outs, dim=1), torch.cat(norms, dim=1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs, *output)
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, _) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, values, out, norm = ctx.saved_tensors
+        height, width = key.shape[1:3]
+        delta = (grad * out).sum(-1, keepdim=True)
+        grad_key, grad_values = torch.zeros_like(key), torch.zeros_like(values)
+        grad_query = torch.empty_like(query)
+        key_columns = key.transpose(1, 2)
+        for span in _row_spans(query):
+            weights = (_logits(query, key, span) - norm[:, span]).exp_()
+            some = grad[:, span]
+            across = some.transpose(1, 2)  # (B, W, h, D)
+            slope = torch.cat(
+                [
+                    (across @ values.permute(0, 2, 3, 1)).transpose(1, 2),
+                    some @ values[:, span].mT,
+                ],
+                dim=-1,
+            )
+            slope = (slope - delta[:, span]) * weights
+            column, row = weights.split([height, width], dim=-1)
+            column_slope, row_slope = slope.split([height, width], dim=-1)
+            column, column_slope = column.transpose(1, 2), column_slope.transpose(1, 2)
+            chosen = query[:, span]
+            grad_values += (column.mT @ across).transpose(1, 2)
+            grad_values[:, span] += row.mT @ some
+            grad_key += (column_slope.mT @ chosen.transpose(1, 2)).transpose(1, 2)
+            grad_key[:, span] += row_slope.mT @ chosen
+            grad_query[:, span] = row_slope @ key[:, span]
+            grad_query[:, span] += (column_slope @ key_columns).transpose(1, 2)
+        return grad_query, grad_key, grad_values
+
+
+def _row_spans(query: Tensor) -> list[slice]:
+    batch, height, width, _ = query.shape
+    rows = tile_rows(batch, height + width, query.device) // width
+    return list(spans(height, max(1, rows)))
 
 
 class CrissCrossAffinity(Affinity):
     """Softmax of ``q_i·k_j`` over the H + W - 1 positions j in i's row or column.
 
-    CCNet, Huang et al. 2019.
+    CCNet, Huang et al. 2019. Cost N (H + W)(C + D) instead of N² (C + D).
 
     Args:
         query (Tensor): (B, H W, C), positions row by row.
@@ -52,4 +132,6 @@ class CrissCrossAffinity(Affinity):
         return self._rows(torch.arange(self.shape[1], device=self.device))
 
     def _apply(self, values: Tensor) -> Tensor:
-        return self._dense() @ values
+        query, key = at_least_float32(self.query), at_least_float32(self.key)
+        maps = (t.unflatten(1, self.grid).contiguous() for t in (query, key, values))
+        return CrissCross.apply(*maps)[0].flatten(1, 2)

@@ -97,29 +97,30 @@ class SymmetricAffinity(LowRankAffinity):
         self._describe(query, query.shape[1], key.shape[1])
         self.query, self.key = query, key
         self.symmetric = symmetric
-        self._factors: tuple[Tensor, Tensor, Tensor] | None = None
+        self._factors: tuple[Tensor, Tensor] | None = None
 
-    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """L (B, N, r), R (B, N, r) of M = L Rᵀ and D^-1/2 (B, N, 1)."""
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """L, R (B, N, r) of A = L Rᵀ; with ``symmetric`` L twice, A = L swap(L)ᵀ / 2."""
         if self._factors is None:
             left, right = at_least_float32(self.query), at_least_float32(self.key)
             if self.symmetric:
-                left, right = (
-                    concat_channels(left, right),
-                    concat_channels(right, left) * 0.5,
-                )
-            degree = left @ right.sum(1).unsqueeze(-1)
-            self._factors = left, right, inverse_sqrt(degree)
+                left = concat_channels(left, right)
+                total = swap_halves(left.sum(1)) / 2
+                left = left * inverse_sqrt(left @ total.unsqueeze(-1))
+                right = left
+            else:
+                root = inverse_sqrt(left @ right.sum(1).unsqueeze(-1))
+                left, right = left * root, right * root
+            self._factors = left, right
         return self._factors
 
     @property
     def left(self) -> Tensor:
-        left, _, root = self.factors()
-        return left * root
+        return self.factors()[0]
 
     def context(self, values: Tensor) -> Tensor:
-        _, right, root = self.factors()
-        return (right * root).mT @ values
+        context = self.factors()[1].mT @ values
+        return swap_halves(context) / 2 if self.symmetric else context
 
     def _dense(self) -> Tensor:
         query, key = at_least_float32(self.query), at_least_float32(self.key)
@@ -130,13 +131,29 @@ class SymmetricAffinity(LowRankAffinity):
         return root * matrix * root.mT
 
     def _rows(self, index: Tensor) -> Tensor:
-        left, right, root = self.factors()
-        return (left * root)[:, index] @ (right * root).mT
+        left, right = self.factors()
+        if self.symmetric:
+            right = swap_halves(right.mT).mT / 2
+        return left[:, index] @ right.mT
+
+    def _dense_is_cheaper(self, values: Tensor) -> bool:
+        _, positions, width = self.query.shape
+        depth = values.shape[2]
+        rank = 2 * width if self.symmetric else width
+        # The matrix takes about eight passes (sum, scale, gradient), a pass of memory
+        # as long as four multiplications.
+        dense = positions * positions * (width + depth + 32)
+        return dense < 2 * positions * rank * depth
 
     def transpose(self) -> Affinity:
         if self.symmetric:
             return self
         return super().transpose()
+
+
+def swap_halves(rows: Tensor) -> Tensor:
+    """Exchange the two halves of the channels, (B, 2 C) or (B, 2 C, D)."""
+    return rows.roll(rows.shape[1] // 2, 1)
 
 
 def inverse_sqrt(degree: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .affinity import Affinity, check_pair
 from .dispatch import at_least_float32
+from .tiles import SquareSoftmax, TiledReLU, TiledSoftmax
 
 
 class SoftmaxAffinity(Affinity):
@@ -36,13 +37,60 @@ class SoftmaxAffinity(Affinity):
     def _rows(self, index: Tensor) -> Tensor:
         return self._logits(self.query[:, index]).softmax(-1)
 
+    def _dense_is_cheaper(self, values: Tensor) -> bool:
+        return matrix_pays(self.shape, self.query.shape[2], self.device)
+
     def _apply(self, values: Tensor) -> Tensor:
-        query, key = self.query.contiguous(), self.key.contiguous()
-        values = values.contiguous()
-        out = F.scaled_dot_product_attention(
-            query.unsqueeze(1), key.unsqueeze(1), values.unsqueeze(1), scale=self.scale
+        width, depth = self.query.shape[2], values.shape[2]
+        if self.query is self.key and square_pays(width, self.device):
+            features, values = at_least_float32(self.query), at_least_float32(values)
+            return SquareSoftmax.apply(features, values, self.scale)[0]
+        if exporting() or fused_kernel_takes(width, depth, self.device):
+            return self._fused(values)
+        query, key = at_least_float32(self.query), at_least_float32(self.key)
+        values = at_least_float32(values)
+        return TiledSoftmax.apply(query, key, values, self.scale)[0]
+
+    def _fused(self, values: Tensor) -> Tensor:
+        # Without unit stride along channels the fused kernels are silently refused.
+        query, key, values = (
+            tensor.contiguous().unsqueeze(1)
+            for tensor in (self.query, self.key, values)
         )
+        out = F.scaled_dot_product_attention(query, key, values, scale=self.scale)
         return out.squeeze(1)
+
+
+def matrix_pays(shape: tuple[int, int, int], width: int, device: torch.device) -> bool:
+    """Whether building all the weights beats recomputing them in the backward pass.
+
+    Few keys and wide channels: the matrix fits the cache and dense products run at
+    full speed. The bound on M keeps memory linear in N. Measurements behind the CPU
+    rule: docs/en/benchmarks.md; the CUDA rule follows from launch counts alone.
+    """
+    keys = shape[2]
+    return keys <= (256 if device.type == 'cuda' else min(4 * width, 2047))
+
+
+def fused_kernel_takes(width: int, depth: int, device: torch.device) -> bool:
+    """Whether torch's fused attention runs at these widths without the N x M matrix.
+
+    The CPU kernel wants one width for query, key and values; the memory-efficient
+    CUDA kernel takes any two widths that are multiples of 8.
+    """
+    if device.type == 'cuda':
+        return width % 8 == 0 and depth % 8 == 0
+    return width == depth
+
+
+def square_pays(width: int, device: torch.device) -> bool:
+    """Whether symmetric logits are worth tiles of our own; narrow ones are not."""
+    return device.type == 'cpu' and width >= 64
+
+
+def exporting() -> bool:
+    """Whether a graph is being captured for another runtime."""
+    return getattr(torch.compiler, 'is_exporting', lambda: False)()
 
 
 class ReLUAffinity(Affinity):
@@ -67,8 +115,12 @@ class ReLUAffinity(Affinity):
     def _rows(self, index: Tensor) -> Tensor:
         return ReLUAffinity(self.query[:, index], self.key, self.scale)._dense()
 
+    def _dense_is_cheaper(self, values: Tensor) -> bool:
+        return matrix_pays(self.shape, self.query.shape[2], self.device)
+
     def _apply(self, values: Tensor) -> Tensor:
-        return self._dense() @ values
+        query, key = at_least_float32(self.query), at_least_float32(self.key)
+        return TiledReLU.apply(query, key, values, self.scale)
 
     def transpose(self) -> ReLUAffinity:
         return ReLUAffinity(self.key, self.query, self.scale)
