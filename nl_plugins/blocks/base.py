@@ -3,8 +3,13 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
+import math
+import warnings
 from typing import Any, ClassVar
 
+import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import initialize, update_init_info
@@ -14,6 +19,11 @@ from ..graph import Affinity
 
 # Norm types whose layer depends on the number of spatial dimensions.
 _DIMENSIONAL_NORMS = ('BN', 'IN')
+_PLAIN_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
+
+#: How the weights of the convolutions are drawn, see :func:`draw`.
+INITS = ('normal', 'mmcv', 'kaiming_fan_in', 'kaiming_fan_out', 'pytorch')
 
 
 class NonLocalBlock(BaseModule):
@@ -34,9 +44,19 @@ class NonLocalBlock(BaseModule):
             ``Conv1d/2d/3d`` by ``ndim``. Defaults to None.
         norm_cfg (dict, optional): Norm of the output; ``type='BN'`` becomes
             ``BN1d/2d/3d`` by ``ndim``. Defaults to None, no norm.
+        init (str): How convolutions are drawn. ``'normal'``: N(0, 0.01), bias 0;
+            ``'mmcv'``: the same, but an output convolution before a norm Kaiming
+            normal by fan-out; ``'kaiming_fan_out'``: bias 0; ``'kaiming_fan_in'``:
+            bias as PyTorch draws it; ``'pytorch'``: PyTorch's default.
+            Defaults to 'normal'.
+        zeros_init (bool | str): True zeroes the last layer of the output, its norm if
+            it has one, so that the new block is the identity; ``'conv'`` zeroes the
+            output convolution even before a norm; False zeroes nothing.
+            Defaults to True.
         init_cfg (dict, optional): Overrides the block's own initialisation.
 
     Raises:
+        TypeError: If an option does not exist.
         ValueError: If an option is outside its choices, or an input of another rank
             or width arrives.
     """
@@ -52,11 +72,18 @@ class NonLocalBlock(BaseModule):
         reduction: int = 2,
         conv_cfg: dict | None = None,
         norm_cfg: dict | None = None,
+        init: str = 'normal',
+        zeros_init: bool | str = True,
         init_cfg: dict | None = None,
+        **unknown: Any,
     ) -> None:
         super().__init__(init_cfg)
         name = type(self).__name__
+        if unknown:
+            raise TypeError(unknown_option(type(self), next(iter(unknown))))
         check_choice(name, 'ndim', ndim, self.ndims)
+        check_choice(name, 'init', init, INITS)
+        check_choice(name, 'zeros_init', zeros_init, (True, False, 'conv'))
         if not isinstance(in_channels, int) or in_channels < 1:
             raise ValueError(
                 f'{name}: in_channels must be a positive integer, but got '
@@ -73,6 +100,22 @@ class NonLocalBlock(BaseModule):
         self.reduction = reduction
         self.conv_cfg = conv_cfg or dict(type=f'Conv{ndim}d')
         self.norm_cfg = dimensional_norm(norm_cfg, ndim)
+        self.init = init
+        self.zeros_init = zeros_init
+        self.num_terms = 1  # terms of the filter that conv_out joins
+
+    @classmethod
+    def options(cls) -> list[str]:
+        """Names of the options that the constructor takes."""
+        return sorted(
+            {
+                parameter.name
+                for base in cls.__mro__
+                if issubclass(base, NonLocalBlock) and '__init__' in vars(base)
+                for parameter in inspect.signature(base.__init__).parameters.values()
+                if parameter.kind is parameter.KEYWORD_ONLY
+            }
+        )
 
     def affinity(self, x: Tensor) -> Affinity:
         """The graph of the input x (B, C, *S), an affinity of shape (B, N, M)."""
@@ -83,7 +126,30 @@ class NonLocalBlock(BaseModule):
         return tuple(spatial)
 
     def reset_parameters(self) -> None:
-        """Draw the parameters as the paper's code does."""
+        """Draw every layer as ``init`` says, then zero as ``zeros_init`` says.
+
+        The outputs are the ConvModules called ``conv_out``, at any depth.
+        """
+        for module in self.modules():
+            if isinstance(module, (*_PLAIN_CONVS, nn.Linear)):
+                draw(module, self.init)
+            elif isinstance(module, _NORMS) and module.weight is not None:
+                nn.init.ones_(module.weight)
+                nn.init.zeros_(module.bias)
+        for name, module in self.named_modules():
+            if name.split('.')[-1] == 'conv_out':
+                self.reset_output(module)
+
+    def reset_output(self, conv_out: nn.Module) -> None:
+        """Draw and zero one output ConvModule."""
+        init = self.init
+        if init == 'mmcv' and conv_out.norm is not None:
+            init = 'kaiming_fan_out'
+        draw(conv_out.conv, init, self.num_terms)
+        if self.zeros_init == 'conv' or (self.zeros_init and conv_out.norm is None):
+            zero(conv_out.conv)
+        elif self.zeros_init:
+            zero(conv_out.norm)
 
     def init_weights(self) -> None:
         """Initialise; may be called any number of times, last call counts."""
@@ -92,7 +158,8 @@ class NonLocalBlock(BaseModule):
             update_init_info(self, f'Initialised by {type(self).__name__}')
         if self.init_cfg:
             initialize(self, self.init_cfg)
-        self._is_init = True
+        # `is_init` stays False: a parent's init_weights() passes over modules that
+        # claim to be initialised after it has redrawn their layers by type.
 
     def conv(
         self,
@@ -100,24 +167,54 @@ class NonLocalBlock(BaseModule):
         out_channels: int,
         *,
         bias: bool = True,
+        groups: int = 1,
         norm_cfg: dict | None = None,
+        act_cfg: dict | None = None,
     ) -> nn.Module:
-        """A 1x1 ConvModule without activation: keys ``conv.*``, and ``bn.*`` etc."""
+        """A 1x1 ConvModule: keys ``conv.*``, and ``bn.*`` or another norm's."""
         from mmcv.cnn import ConvModule  # 0.2 s that `import nl_plugins` need not pay
 
-        return ConvModule(
-            in_channels,
-            out_channels,
-            kernel_size=1,
-            bias=bias,
-            conv_cfg=self.conv_cfg,
-            norm_cfg=dimensional_norm(norm_cfg, self.ndim),
-            act_cfg=None,
-        )
+        with warnings.catch_warnings():
+            # Several originals have a bias before the norm.
+            warnings.filterwarnings('ignore', 'Unnecessary conv bias')
+            return ConvModule(
+                in_channels,
+                out_channels,
+                kernel_size=1,
+                bias=bias,
+                groups=groups,
+                conv_cfg=self.conv_cfg,
+                norm_cfg=dimensional_norm(norm_cfg, self.ndim),
+                act_cfg=act_cfg,
+                inplace=False,
+            )
 
     def project(self, x: Tensor, *convs: nn.Module) -> list[Tensor]:
         """The maps of several 1x1 convolutions of x, each (B, N, channels)."""
         return [tokens(conv(x)) for conv in convs]
+
+    def output(
+        self, x: Tensor, filtered: Tensor, conv_out: nn.Module | None = None
+    ) -> Tensor:
+        """``x + act(norm(filtered + bias))``: what follows the weight of conv_out.
+
+        Args:
+            x (Tensor): Input of the block, (B, C, *S).
+            filtered (Tensor): (B, N, C), the filter's result after the weight
+                ``matrix(conv_out)``.
+            conv_out (nn.Module, optional): A ConvModule; None means
+                ``self.conv_out``.
+        """
+        conv_out = self.conv_out if conv_out is None else conv_out
+        out = fold(filtered, x)
+        if conv_out.conv.bias is not None:
+            bias = conv_out.conv.bias.to(out.dtype)
+            out = out + bias.view(-1, *[1] * self.ndim)
+        if conv_out.norm is not None:
+            out = conv_out.norm(out)
+        if conv_out.with_activation:
+            out = conv_out.activate(out)
+        return x + out
 
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError unless x is (B, in_channels, *S) with ndim sizes in S."""
@@ -141,8 +238,48 @@ def fold(positions: Tensor, like: Tensor) -> Tensor:
 
 
 def matrix(conv: nn.Module) -> Tensor:
-    """The (out_channels, in_channels) weight of a 1x1 convolution or ConvModule."""
-    return getattr(conv, 'conv', conv).weight.flatten(1)
+    """The (out_channels, in_channels) weight of a 1x1 convolution or ConvModule.
+
+    Of a plain convolution this is the parameter; another layer (weight
+    standardisation, groups) is asked for its answers to the unit vectors.
+    """
+    conv = getattr(conv, 'conv', conv)
+    if type(conv) in _PLAIN_CONVS and conv.groups == 1:
+        return conv.weight.flatten(1)
+    units = torch.eye(
+        conv.in_channels, dtype=conv.weight.dtype, device=conv.weight.device
+    )
+    answers = conv(units.view(*units.shape, *[1] * (conv.weight.ndim - 2))).flatten(1)
+    return (answers if conv.bias is None else answers - conv.bias).mT
+
+
+def draw(layer: nn.Module, init: str, num_terms: int = 1) -> None:
+    """Draw a convolution or linear layer in place.
+
+    Args:
+        layer (nn.Module): With ``weight`` and maybe ``bias``.
+        init (str): One of :data:`INITS`; ``'mmcv'`` is ``'normal'`` here.
+        num_terms (int): The input joins this many equal parts, which the paper gives
+            a layer each: the fan-in is that of one part. Defaults to 1.
+    """
+    layer.reset_parameters()
+    if init in ('normal', 'mmcv'):
+        nn.init.normal_(layer.weight, std=0.01)
+    elif init.startswith('kaiming'):
+        mode = init.removeprefix('kaiming_')
+        nn.init.kaiming_normal_(layer.weight, mode=mode, nonlinearity='relu')
+    if init in ('pytorch', 'kaiming_fan_in') and num_terms > 1:
+        with torch.no_grad():
+            layer.weight *= math.sqrt(num_terms)
+    if init in ('normal', 'mmcv', 'kaiming_fan_out') and layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def zero(layer: nn.Module) -> None:
+    """Zero the weight and the bias of a layer in place."""
+    for parameter in (layer.weight, layer.bias):
+        if parameter is not None:
+            nn.init.zeros_(parameter)
 
 
 def dimensional_norm(norm_cfg: dict | None, ndim: int) -> dict | None:
@@ -158,3 +295,11 @@ def check_choice(name: str, option: str, value: Any, choices: Any) -> None:
         raise ValueError(
             f'{name}: {option} must be one of {list(choices)}, but got {value!r}'
         )
+
+
+def unknown_option(block: type[NonLocalBlock], option: str) -> str:
+    """The sentence about an option that ``block`` does not have."""
+    options = block.options()
+    near = difflib.get_close_matches(option, options, n=1)
+    hint = f' (did you mean {near[0]!r}?)' if near else ''
+    return f'{block.__name__} has no option {option!r}{hint}, choose from {options}'
