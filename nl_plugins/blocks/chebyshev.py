@@ -1,0 +1,85 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Chebyshev filters of any order; order 2 with A² = A is gSNL.
+
+gSNL is from Spectral Non-local Block, Zhu et al. 2019, https://arxiv.org/abs/1911.01059.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn as nn
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from ..graph import Affinity, chebyshev
+from .base import matrix
+from .graph_filter import GraphFilterBlock
+
+
+@MODELS.register_module()
+class ChebyshevNLBlock(GraphFilterBlock):
+    """``z = x + relu(BN(Σ_k W_k T_k(A) g))``, k = 0 .. K.
+
+    T_0 = I, T_1 = A, T_k = 2 A T_{k-1} - T_{k-2}. Special cases:
+
+    ================================================== ==============================
+    ``order=1``                                        SNLBlock
+    ``order=1, zero_order=False``                      the SNL repository's NL block
+    ``order=2, stable=True, affinity='softmax'``       gSNL; ``act_cfg=None`` there
+    ================================================== ==============================
+
+    ``conv_out`` holds ``[W_0 W_1 ... W_K]`` side by side.
+
+    Args:
+        in_channels (int): Channels C of the input and the output.
+        order (int): K. Defaults to 2.
+        stable (bool): Take A² = A from order 2 on, so that no further application of
+            A is needed. Defaults to False.
+        zero_order (bool): Keep the term W_0 g. Defaults to True.
+        options: ``affinity``, ``symmetric``, ``num_units``, ``act_cfg``, see
+            :class:`GraphFilterBlock`, and those of :class:`NonLocalBlock`.
+
+    Raises:
+        ValueError: If an option is outside its choices.
+    """
+
+    _abbr_ = 'chebyshev_nl_block'
+    variants = {
+        'order2': {},
+        'order3': dict(order=3, num_units=2),
+        'gsnl': dict(order=2, stable=True, affinity='softmax', act_cfg=None),
+        'nl_sym_norm': dict(order=1, zero_order=False),
+        'nl_softmax': dict(order=1, zero_order=False, affinity='softmax'),
+        'nl_relu_raw': dict(
+            order=1, zero_order=False, affinity='relu_raw', symmetric=True
+        ),
+    }
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        order: int = 2,
+        stable: bool = False,
+        zero_order: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(in_channels, **options)
+        if not isinstance(order, int) or order < 1:
+            raise ValueError(
+                f'ChebyshevNLBlock: order must be an integer from 1 on, but got '
+                f'{order!r}'
+            )
+        self.order = order
+        self.stable = stable
+        self.zero_order = zero_order
+        self.add_units(num_terms=order + zero_order)
+
+    def filter(
+        self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
+    ) -> Tensor:
+        weights = list(matrix(unit.conv_out).split(self.width, dim=1))
+        if not self.zero_order:
+            weights.insert(0, None)
+        return chebyshev(affinity, values, weights, stable=self.stable)

@@ -1,0 +1,152 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""What the blocks of the SNL repository share: one affinity, filters in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from ..graph import Affinity, DotAffinity, SoftmaxAffinity, SymmetricAffinity
+from ..graph.affinity import concat_channels
+from .base import NonLocalBlock, check_choice
+
+AFFINITIES = ('softmax', 'relu_raw', 'sym_norm')
+
+
+class GraphFilterBlock(NonLocalBlock):
+    """``x_k+1 = x_k + relu(norm(filter_k(A, g_k(x_k))))`` with one A for all k.
+
+    With T = θ(x), P = φ(x) at the input x = x_0, the affinity is one of
+
+    ============ ================================= ==================================
+    ``affinity`` ``symmetric=False``               ``symmetric=True``
+    ============ ================================= ==================================
+    softmax      softmax_j(T_i·P_j)                softmax_j((T_i·P_j + P_i·T_j) / 2)
+    relu_raw     M = relu(T) relu(P)ᵀ              (M + Mᵀ) / 2
+    sym_norm     D^-1/2 M D^-1/2, D = row sums     the same of (M + Mᵀ) / 2
+    ============ ================================= ==================================
+
+    A subclass defines ``filter(affinity, values, unit, x)`` and calls ``add_units()``
+    at the end of its constructor. A unit holds ``g`` and ``conv_out``; a single unit is
+    the block itself, several are ``units.0``, ``units.1``, ...
+
+    Args:
+        in_channels (int): Channels C of the input and the output.
+        affinity (str): See above. Defaults to 'sym_norm'.
+        symmetric (bool, optional): See above; None means only for 'sym_norm'.
+            Defaults to None.
+        num_units (int): Filters in a row on one affinity. Defaults to 1.
+        bias (bool): Whether θ, φ and g have a bias. Defaults to False.
+        act_cfg (dict, optional): Activation after the norm, before the residual sum.
+            Defaults to ReLU, as released; the papers' figures have none.
+        options: ``ndim``, ``reduction`` and others, see :class:`NonLocalBlock`;
+            ``norm_cfg`` defaults to BN, ``init`` to 'kaiming_fan_out'.
+
+    Raises:
+        ValueError: If an option is outside its choices.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        affinity: str = 'sym_norm',
+        symmetric: bool | None = None,
+        num_units: int = 1,
+        bias: bool = False,
+        norm_cfg: dict | None = dict(type='BN'),  # noqa: B006
+        act_cfg: dict | None = dict(type='ReLU'),  # noqa: B006
+        init: str = 'kaiming_fan_out',
+        **options: Any,
+    ) -> None:
+        super().__init__(in_channels, norm_cfg=norm_cfg, init=init, **options)
+        name = type(self).__name__
+        check_choice(name, 'affinity', affinity, AFFINITIES)
+        if not isinstance(num_units, int) or num_units < 1:
+            raise ValueError(
+                f'{name}: num_units must be an integer from 1 on, but got {num_units!r}'
+            )
+        self.affinity_type = affinity
+        self.symmetric = affinity == 'sym_norm' if symmetric is None else symmetric
+        self.num_units = num_units
+        self.bias = bias
+        self.act_cfg = act_cfg
+        self.theta = self.conv(in_channels, self.inner_channels, bias=bias)
+        self.phi = self.conv(in_channels, self.inner_channels, bias=bias)
+
+    def add_units(self, num_terms: int = 1, width: int | None = None) -> None:
+        """Build the units and initialise.
+
+        Args:
+            num_terms (int): Terms of the filter: ``conv_out`` takes them side by side,
+                ``[W_0 W_1 ...]``. Defaults to 1.
+            width (int, optional): Channels of ``g``; None means ``inner_channels``.
+        """
+        self.num_terms = num_terms
+        self.width = self.inner_channels if width is None else width
+        if self.num_units > 1:
+            self.units = nn.ModuleList(nn.Module() for _ in range(self.num_units))
+        for unit in self.each_unit():
+            unit.g = self.conv(self.in_channels, self.width, bias=self.bias)
+            unit.conv_out = self.conv(
+                num_terms * self.width,
+                self.in_channels,
+                bias=self.norm_cfg is None and self.bias,
+                norm_cfg=self.norm_cfg,
+                act_cfg=self.act_cfg,
+            )
+            self.extend_unit(unit)
+        self.init_weights()
+
+    def extend_unit(self, unit: nn.Module) -> None:
+        """Give a unit more layers than ``g`` and ``conv_out``."""
+
+    def each_unit(self) -> Sequence[nn.Module]:
+        return self.units if self.num_units > 1 else (self,)
+
+    def filter(
+        self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
+    ) -> Tensor:
+        """The filter with the weight of ``unit.conv_out``, (B, N, C).
+
+        Args:
+            affinity (Affinity): A (B, N, N).
+            values (Tensor): g(x) (B, N, width).
+            unit (nn.Module): Holds the layers.
+            x (Tensor): Input of the unit, (B, C, *S).
+        """
+        raise NotImplementedError(f'{type(self).__name__} does not define filter()')
+
+    def affinity(self, x: Tensor) -> Affinity:
+        self.check_input(x)
+        return self.pairwise(*self.project(x, self.theta, self.phi))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.check_input(x)
+        first, *others = self.each_unit()
+        theta, phi, g = self.project(x, self.theta, self.phi, first.g)
+        affinity = self.pairwise(theta, phi)
+        x = self.output(x, self.filter(affinity, g, first, x), first.conv_out)
+        for unit in others:
+            (g,) = self.project(x, unit.g)
+            x = self.output(x, self.filter(affinity, g, unit, x), unit.conv_out)
+        return x
+
+    def pairwise(self, theta: Tensor, phi: Tensor) -> Affinity:
+        """The affinity of θ(x) and φ(x), each (B, N, C')."""
+        if self.affinity_type != 'softmax':
+            theta, phi = torch.relu(theta), torch.relu(phi)
+        if self.affinity_type == 'sym_norm':
+            return SymmetricAffinity(theta, phi, symmetric=self.symmetric)
+        scale = 1.0
+        if self.symmetric:
+            # [T P]_i·[P T]_j / 2 = (T_i·P_j + P_i·T_j) / 2
+            theta, phi = concat_channels(theta, phi), concat_channels(phi, theta)
+            scale = 0.5
+        if self.affinity_type == 'softmax':
+            return SoftmaxAffinity(theta, phi, scale)
+        return DotAffinity(theta, phi, scale)
