@@ -1,0 +1,8 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""How a block gets into a network: after any module, as a plugin, as a neck."""
+
+from .backbone import NonLocalBackbone
+from .neck import BaseNonLocalNeck
+from .sequence import BlockSequence
+
+__all__ = ['BaseNonLocalNeck', 'BlockSequence', 'NonLocalBackbone']

@@ -1,0 +1,75 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Blocks on the features between backbone and head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mmengine.model import BaseModule
+from torch import Tensor
+
+from .sequence import BlockSequence
+
+
+class BaseNonLocalNeck(BaseModule):
+    """Blocks on chosen feature levels; shapes and the other levels stay.
+
+    The codebases call their necks differently, so each registers a subclass
+    ``NonLocalNeck`` whose ``forward`` calls :meth:`refine`. The parameters of level i
+    are ``level<i>.<abbreviation of the block>.*``.
+
+    Args:
+        in_channels (int | Sequence[int]): Channels of the one feature map, or of
+            each level.
+        block (dict | Sequence[dict]): Config of a block, or of several in a row.
+        levels (Sequence[int]): Levels that get blocks; negative ones count from the
+            last. Defaults to (-1, ).
+        num_segments (int, optional): Frames of a clip; 3D blocks then see features
+            (N * T, C, H, W) as (N, C, T, H, W). Defaults to None.
+        init_cfg (dict, optional): Config of an initialisation.
+
+    Raises:
+        ValueError: If a level does not exist, or features of another number of
+            levels arrive.
+    """
+
+    def __init__(
+        self,
+        in_channels: int | Sequence[int],
+        block: dict | Sequence[dict],
+        levels: Sequence[int] = (-1,),
+        num_segments: int | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        widths = [in_channels] if isinstance(in_channels, int) else list(in_channels)
+        if not levels:
+            raise ValueError('levels is empty: name at least one feature level')
+        for level in levels:
+            if not -len(widths) <= level < len(widths):
+                raise ValueError(
+                    f'level {level} does not exist: in_channels={in_channels} has the '
+                    f'levels 0 to {len(widths) - 1}'
+                )
+        self.in_channels = in_channels
+        self.num_levels = len(widths)
+        self.levels = sorted({level % len(widths) for level in levels})
+        blocks = [block] if isinstance(block, dict) else list(block)
+        for level in self.levels:
+            sequence = BlockSequence(
+                widths[level], blocks=blocks, num_segments=num_segments
+            )
+            self.add_module(f'level{level}', sequence)
+
+    def refine(self, inputs: Tensor | Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
+        """Features with the blocks applied; a tensor for a tensor, else a tuple."""
+        single = isinstance(inputs, Tensor)
+        features = [inputs] if single else list(inputs)
+        if len(features) != self.num_levels:
+            raise ValueError(
+                f'{type(self).__name__} with in_channels={self.in_channels} takes '
+                f'{self.num_levels} feature level(s), but got {len(features)}'
+            )
+        for level in self.levels:
+            features[level] = getattr(self, f'level{level}')(features[level])
+        return features[0] if single else tuple(features)

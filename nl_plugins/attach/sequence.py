@@ -1,0 +1,119 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Several blocks as one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch.nn as nn
+from mmengine.model import BaseModule, initialize
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from .layout import apply_block
+
+
+def build_blocks(
+    cfg: dict | Sequence[dict], in_channels: int, taken: Sequence[str] = ()
+) -> dict[str, nn.Module]:
+    """Build blocks of one width, keyed by the names of their state-dict keys.
+
+    A name is the class's ``_abbr_`` plus the option ``postfix`` of its cfg; a name
+    that is already taken gets ``_2``, ``_3``, ... appended.
+
+    Args:
+        cfg (dict | Sequence[dict]): Configs of any registered blocks.
+        in_channels (int): Channels of the features, unless a cfg gives its own.
+        taken (Sequence[str]): Names that are in use.
+
+    Raises:
+        ValueError: If there is no cfg, or one without a type.
+    """
+    from mmcv.cnn.bricks.plugin import infer_abbr
+
+    cfgs = [cfg] if isinstance(cfg, dict) else list(cfg or ())
+    if not cfgs:
+        raise ValueError('cfg must hold at least one block, but it is empty')
+    blocks: dict[str, nn.Module] = {}
+    for one in cfgs:
+        if not isinstance(one, dict) or 'type' not in one:
+            raise ValueError(
+                f"the cfg of a block must be a dict with the key 'type', but got {one}"
+            )
+        one = dict(one)
+        postfix = one.pop('postfix', '')
+        with MODELS.switch_scope_and_registry(None) as registry:
+            block = registry.build({'in_channels': in_channels, **one})
+        stem = name = f'{infer_abbr(type(block))}{postfix}'
+        count = 1
+        while name in blocks or name in taken:
+            count += 1
+            name = f'{stem}_{count}'
+        blocks[name] = block
+    return blocks
+
+
+def initialise(block: nn.Module) -> None:
+    """Call ``init_weights`` of a block, also when it was called before."""
+    if hasattr(block, 'init_weights'):
+        if getattr(block, 'is_init', False):
+            block.is_init = False
+        block.init_weights()
+
+
+@MODELS.register_module()
+class BlockSequence(BaseModule):
+    """Blocks one after the other: ``z = block_n(... block_1(x))``.
+
+    Serves where one block is expected but several are wanted, such as one position
+    of ``plugins=`` in mmseg, which runs only the last of several plugins::
+
+        plugins=[dict(
+            cfg=dict(type='BlockSequence',
+                     blocks=[dict(type='ChannelGate'), dict(type='NLBlock')]),
+            stages=(False, False, True, False), position='after_conv3')]
+
+    Args:
+        in_channels (int): Channels of the input and the output.
+        blocks (Sequence[dict]): Configs of the blocks, without ``in_channels``.
+        num_segments (int, optional): Frames of a clip; 3D blocks then see features
+            (N * T, C, H, W) as (N, C, T, H, W). Defaults to None.
+        init_cfg (dict, optional): Config of an initialisation.
+
+    Example:
+        >>> blocks = [dict(type='ChannelGate'), dict(type='NLBlock')]
+        >>> sequence = BlockSequence(16, blocks=blocks)
+        >>> sequence(torch.rand(2, 16, 8, 8)).shape
+        torch.Size([2, 16, 8, 8])
+    """
+
+    _abbr_ = 'blocks'
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        blocks: Sequence[dict],
+        num_segments: int | None = None,
+        init_cfg: dict | None = None,
+    ) -> None:
+        super().__init__(init_cfg)
+        self.in_channels = in_channels
+        self.num_segments = num_segments
+        built = build_blocks(blocks, in_channels)
+        self.names = tuple(built)
+        for name, block in built.items():
+            self.add_module(name, block)
+
+    def init_weights(self) -> None:
+        """Initialise every block; may be called any number of times."""
+        for name in self.names:
+            initialise(getattr(self, name))
+        if self.init_cfg:
+            initialize(self, self.init_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, *S) -> (B, C, *S)."""
+        for name in self.names:
+            x = apply_block(getattr(self, name), x, self.num_segments)
+        return x
