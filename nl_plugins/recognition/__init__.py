@@ -5,8 +5,41 @@ from ..registry import require
 
 require('mmaction')
 
+from .crops import FullResThreeCrop, PILCenterCrop, PILResize  # noqa: E402
+from .datasets import (  # noqa: E402
+    CheckedRawframeDataset,
+    CheckedVideoDataset,
+    RequireFrames,
+)
+from .flow import FlowFlip, FlowFolderDecode  # noqa: E402
 from .inception_i3d import InceptionI3D  # noqa: E402
 from .inception_i3d_head import InceptionI3DHead  # noqa: E402
+from .metrics import CrossEntropyMetric  # noqa: E402
+from .optim import InclusiveLinearLR, NonLocalTSMOptimWrapperConstructor  # noqa: E402
 from .resnet3d import C2DResNet3d, NLResNet3d  # noqa: E402
+from .sampling import (  # noqa: E402
+    EvenStartSampleFrames,
+    SegmentSampleFrames,
+    WindowSampleFrames,
+)
 
-__all__ = ['C2DResNet3d', 'InceptionI3D', 'InceptionI3DHead', 'NLResNet3d']
+__all__ = [
+    'C2DResNet3d',
+    'CheckedRawframeDataset',
+    'CheckedVideoDataset',
+    'CrossEntropyMetric',
+    'EvenStartSampleFrames',
+    'FlowFlip',
+    'FlowFolderDecode',
+    'FullResThreeCrop',
+    'InceptionI3D',
+    'InceptionI3DHead',
+    'InclusiveLinearLR',
+    'NLResNet3d',
+    'NonLocalTSMOptimWrapperConstructor',
+    'PILCenterCrop',
+    'PILResize',
+    'RequireFrames',
+    'SegmentSampleFrames',
+    'WindowSampleFrames',
+]

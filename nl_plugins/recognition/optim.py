@@ -6,12 +6,14 @@ from typing import Any
 import torch.nn as nn
 from mmaction.registry import OPTIM_WRAPPER_CONSTRUCTORS, PARAM_SCHEDULERS
 from mmcv.cnn.bricks.non_local import _NonLocalNd
-from mmengine.optim import INF, DefaultOptimWrapperConstructor, LinearLR
-from mmengine.utils.dl_utils.parrots_wrapper import _ConvNd, _InstanceNorm, _NormBase
+from mmengine.optim import DefaultOptimWrapperConstructor, LinearLR
+from mmengine.optim.scheduler.param_scheduler import INF
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
 
 from ..blocks import BLOCKS, NonLocalBlock
 
-_NORMS = (_NormBase, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)  # _NormBase: every BN and IN
 _OPTIONS = ('fc_lr5', 'region_kernel_as_bias', 'first_conv_lr5')
 
 
@@ -38,16 +40,16 @@ class NonLocalTSMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     lr10_bias           10    0       its bias
     ==================  ====  ======  ==========================================
 
-    Every parameter of the model, frozen ones included, is in exactly one group, whatever
-    layer holds it; a raw ``nn.Parameter`` counts as a weight if it has two or more
-    dimensions. Groups may be empty; each carries its name under ``'name'``. The channel
-    gate counts as part of the backbone, as in the original, and a classifier is
-    a linear layer whose own name contains ``fc``.
+    Every parameter of the model, frozen ones included, is in exactly one group,
+    whatever layer holds it; a raw ``nn.Parameter`` counts as a weight if it has two or
+    more dimensions. Groups may be empty; each carries its name under ``'name'``. The
+    channel gate counts as part of the backbone, as in the original, and a classifier
+    is a linear layer whose own name contains ``fc``.
 
     Options are keys of ``paramwise_cfg``:
 
-    * ``fc_lr5`` (bool): Raise the classifier's rate; otherwise it joins the normal groups.
-      Defaults to True.
+    * ``fc_lr5`` (bool): Raise the classifier's rate; otherwise it joins the normal
+      groups. Defaults to True.
     * ``region_kernel_as_bias`` (bool): Train the depthwise kernels of the regions
       like biases, as the original does; otherwise like weights. Defaults to True.
     * ``first_conv_lr5`` (bool): First convolution at 5 (bias 10) times the rate, what
