@@ -43,7 +43,7 @@ class ChannelGate(NonLocalBlock):
     _abbr_ = 'channel_gate'
     variants = {
         'gc': {},
-        'gc_ln': dict(norm_cfg=dict(type='LN')),
+        'gc_gn': dict(norm_cfg=dict(type='GN', num_groups=1)),
         'se': dict(kind='se'),
     }
 
@@ -104,7 +104,7 @@ class ChannelGate(NonLocalBlock):
         ):
             raise ValueError(
                 'ChannelGate cannot train a batch norm on one sample a process: use '
-                "a larger batch, norm_cfg=dict(type='SyncBN') or dict(type='LN')"
+                "a larger batch, SyncBN or norm_cfg=dict(type='GN', num_groups=1)"
             )
 
     def _weights(self, x: Tensor) -> Tensor:
