@@ -6,7 +6,14 @@ from ..registry import require
 require('mmseg')
 
 from .datasets import CamVidDataset  # noqa: E402
-from .decode_heads import NonLocalHead  # noqa: E402
+from .decode_heads import CGNLHead, NonLocalHead, RNLHead, SNLHead  # noqa: E402
 from .hooks import SegDataCheckHook  # noqa: E402
 
-__all__ = ['CamVidDataset', 'NonLocalHead', 'SegDataCheckHook']
+__all__ = [
+    'CGNLHead',
+    'CamVidDataset',
+    'NonLocalHead',
+    'RNLHead',
+    'SNLHead',
+    'SegDataCheckHook',
+]

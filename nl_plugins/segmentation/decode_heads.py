@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
+from mmengine.logging import print_log
 from mmseg.models.decode_heads import FCNHead
 from mmseg.registry import MODELS
 from torch import Tensor
@@ -64,6 +67,95 @@ class NonLocalHead(FCNHead):
         if self.concat_input:
             features = self.conv_cat(torch.cat([x, features], dim=1))
         return features
+
+
+@MODELS.register_module()
+class SNLHead(NonLocalHead):
+    """NonLocalHead with SNLBlock as in the original segmentation code.
+
+    ``z = x + relu(BN(W_0 g - W_1 A g))``: the second term has a minus sign and the
+    norm starts at one, so that, unlike other blocks, a new one is not the identity
+    (Unifying Nonlocal Blocks for Neural Networks, Zhu et al. 2021). With 2048 input
+    channels, 512 channels and 19 classes it has 24,262,163 parameters.
+    ``tools/model_converters/snl_segmentation.py`` converts the original's weights.
+
+    Args:
+        reduction (int): Inner channels are ``channels // reduction``. Defaults to 2.
+        block (dict, optional): Further options of SNLBlock. Defaults to None.
+        use_scale (bool, optional): Without effect, as in the original, whose configs
+            set it; a warning says so. Defaults to None.
+        mode (str, optional): Likewise.
+        **kwargs: Options of mmseg's ``FCNHead``.
+    """
+
+    def __init__(
+        self,
+        reduction: int = 2,
+        block: dict | None = None,
+        use_scale: bool | None = None,
+        mode: str | None = None,
+        **kwargs,
+    ) -> None:
+        given = dict(use_scale=use_scale, mode=mode)
+        idle = [name for name, value in given.items() if value is not None]
+        if idle:
+            print_log(
+                f'SNLHead: {" and ".join(idle)} had no effect in the original and '
+                'have none here. Delete them from the config',
+                logger='current',
+                level=logging.WARNING,
+            )
+        original = dict(type='SNLBlock', reduction=reduction, sign=-1, zeros_init=False)
+        super().__init__(block={**original, **(block or {})}, **kwargs)
+
+
+@MODELS.register_module()
+class CGNLHead(NonLocalHead):
+    """NonLocalHead with CGNLBlock (Compact Generalized Non-local Network, Yue et al.
+    2018, https://arxiv.org/abs/1810.13125).
+
+    Args:
+        reduction (int): Inner channels are ``channels // reduction``. Defaults to 2.
+        groups (int): Channel groups of the block and of its group norm.
+            Defaults to 8.
+        block (dict, optional): Further options of CGNLBlock. Defaults to None.
+        **kwargs: Options of mmseg's ``FCNHead``. ``norm_cfg`` is that of the
+            convolutions; the block keeps its group norm.
+    """
+
+    def __init__(
+        self, reduction: int = 2, groups: int = 8, block: dict | None = None, **kwargs
+    ) -> None:
+        options = dict(
+            type='CGNLBlock',
+            reduction=reduction,
+            groups=groups,
+            norm_cfg=dict(type='GN'),
+        )
+        super().__init__(block={**options, **(block or {})}, **kwargs)
+
+
+@MODELS.register_module()
+class RNLHead(NonLocalHead):
+    """NonLocalHead with RNLBlock (Region-based Non-local Operation for Video
+    Classification, Huang and Bors 2020, https://arxiv.org/abs/2007.09033).
+
+    Args:
+        reduction (int): Inner channels are ``channels // reduction``. Defaults to 2.
+        kernel_size (int | Sequence[int]): Odd size of a region. Defaults to 3.
+        block (dict, optional): Further options of RNLBlock. Defaults to None.
+        **kwargs: Options of mmseg's ``FCNHead``.
+    """
+
+    def __init__(
+        self,
+        reduction: int = 2,
+        kernel_size: int | tuple[int, int] = 3,
+        block: dict | None = None,
+        **kwargs,
+    ) -> None:
+        options = dict(type='RNLBlock', reduction=reduction, kernel_size=kernel_size)
+        super().__init__(block={**options, **(block or {})}, **kwargs)
 
 
 def _rename_dnl_block(state_dict: dict, prefix: str, *_) -> None:
