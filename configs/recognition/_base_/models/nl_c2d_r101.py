@@ -1,0 +1,4 @@
+# NL-C2D-ResNet-101: NL-I3D without temporal convolutions.
+_base_ = './nl_i3d_r101.py'
+
+model = dict(backbone=dict(backbone=dict(type='C2DResNet3d', inflate=0)))
