@@ -104,6 +104,11 @@ class NonLocalBlock(BaseModule):
         self.zeros_init = zeros_init
         self.num_terms = 1  # terms of the filter that conv_out joins
 
+    @property
+    def starts_as_identity(self) -> bool:
+        """Whether the block gives back its input bit for bit after init_weights()."""
+        return bool(self.zeros_init)
+
     @classmethod
     def options(cls) -> list[str]:
         """Names of the options that the constructor takes."""
