@@ -1,0 +1,63 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Nonlocal Neural Networks, Nonlocal Diffusion and Nonlocal Modeling, Tao et al. 2018.
+
+https://arxiv.org/abs/1806.00681
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn as nn
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from ..graph import Affinity, laplacian
+from ..graph.affinity import channel_first_matmul
+from .base import check_choice, matrix
+from .graph_filter import GraphFilterBlock
+
+
+@MODELS.register_module()
+class NSBlock(GraphFilterBlock):
+    """``z = x + relu(BN(sign W_z (I - A) g))``: the graph Laplacian as the filter.
+
+    Args:
+        in_channels (int): Channels C of the input and the output.
+        affinity (str): See :class:`GraphFilterBlock`. Defaults to 'softmax'.
+        sign (int): 1 as in the SNL repository, -1 for the diffusion A g - g of the
+            paper. Defaults to 1.
+        options: ``symmetric``, ``num_units``, ``act_cfg``, see
+            :class:`GraphFilterBlock`, and those of :class:`NonLocalBlock`.
+
+    Raises:
+        ValueError: If an option is outside its choices.
+    """
+
+    _abbr_ = 'ns_block'
+    variants = {
+        'softmax': {},
+        'sym_norm': dict(affinity='sym_norm', num_units=2),
+        'diffusion': dict(sign=-1, act_cfg=None, symmetric=True),
+    }
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        affinity: str = 'softmax',
+        sign: int = 1,
+        **options: Any,
+    ) -> None:
+        super().__init__(in_channels, affinity=affinity, **options)
+        check_choice('NSBlock', 'sign', sign, (1, -1))
+        self.sign = sign
+        self.add_units()
+
+    def filter(
+        self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
+    ) -> Tensor:
+        weight = self.sign * matrix(unit.conv_out)
+        return channel_first_matmul(
+            laplacian(affinity, values), weight.to(values.dtype).mT
+        )
