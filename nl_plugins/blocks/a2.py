@@ -1,0 +1,84 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""A²-Nets: Double Attention Networks, Chen et al., NeurIPS 2018.
+
+https://arxiv.org/abs/1810.11579
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn as nn
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from ..graph import Affinity, DotAffinity
+from .base import check_choice, matrix
+from .graph_filter import GraphFilterBlock
+
+# What each definition changes in the defaults of GraphFilterBlock.
+_DEFAULTS = {
+    'a2net': dict(bias=True, act_cfg=None),
+    'snl': dict(affinity='relu_raw'),
+}
+
+
+@MODELS.register_module()
+class A2Block(GraphFilterBlock):
+    """``z = x + BN(W_z (A g))``; features are gathered, then distributed.
+
+    ``'a2net'``, the paper's: with attention maps B = softmax over positions of φ(x) and
+    attention vectors V = softmax over channels of θ(x), ``A = V Bᵀ`` has rank C' and
+    rows that sum to 1. ``'snl'``, the SNL repository's: ``A = relu(θ(x)) relu(φ(x))ᵀ``
+    or, by the option ``affinity``, one of its normalised forms, and a ReLU after the
+    norm. The two are different functions.
+
+    Args:
+        in_channels (int): Channels C of the input and the output.
+        definition (str): 'a2net' or 'snl'. Defaults to 'a2net'.
+        options: ``num_units``, ``bias``, ``act_cfg`` and, for 'snl', ``affinity``
+            (default 'relu_raw') and ``symmetric``, see :class:`GraphFilterBlock`, and
+            those of :class:`NonLocalBlock`.
+
+    Raises:
+        ValueError: If an option is outside its choices, or ``affinity`` or
+            ``symmetric`` is given to 'a2net', whose affinity is fixed.
+    """
+
+    _abbr_ = 'a2_block'
+    variants = {
+        'a2net': {},
+        'snl': dict(definition='snl'),
+        'snl_sym_norm': dict(definition='snl', affinity='sym_norm'),
+        'snl_symmetric': dict(definition='snl', symmetric=True, num_units=2),
+    }
+
+    def __init__(
+        self, in_channels: int, *, definition: str = 'a2net', **options: Any
+    ) -> None:
+        check_choice('A2Block', 'definition', definition, _DEFAULTS)
+        if definition == 'a2net':
+            refuse(options, 'A2Block', definition, 'affinity', 'symmetric')
+        super().__init__(in_channels, **{**_DEFAULTS[definition], **options})
+        self.definition = definition
+        self.add_units()
+
+    def pairwise(self, theta: Tensor, phi: Tensor) -> Affinity:
+        if self.definition == 'snl':
+            return super().pairwise(theta, phi)
+        return DotAffinity(theta.softmax(2), phi.softmax(1), scale=1.0)
+
+    def filter(
+        self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
+    ) -> Tensor:
+        return affinity.apply(values, matrix(unit.conv_out))
+
+
+def refuse(options: dict, block: str, definition: str, *names: str) -> None:
+    """Raise ValueError if one of ``names`` is among the options."""
+    for name in names:
+        if name in options:
+            raise ValueError(
+                f'{block}: {name}={options[name]!r} has no effect with '
+                f"definition={definition!r}, it is an option of definition='snl'"
+            )
