@@ -1,0 +1,127 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Asymmetric Non-local Neural Networks, Zhu et al., ICCV 2019.
+
+https://arxiv.org/abs/1908.07678
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from ..graph import Affinity, SoftmaxAffinity
+from .base import NonLocalBlock, check_choice, matrix, tokens
+
+FUSIONS = ('add', 'concat')
+
+
+@MODELS.register_module()
+class ANLBlock(NonLocalBlock):
+    """``z = x + W_z (A g)``; keys and values are a pyramid of averages of the map.
+
+    θ = relu(BN(conv(x))) serves as query and, averaged over s x s cells for each s of
+    ``pool_sizes``, as key κ; the values are averages of g(x). With C' inner channels,
+    ``A = softmax_j(C'^-1/2 θ_i·κ_j)`` is N x 110 for the default sizes in 2D.
+
+    The originals compute θ twice, once as query and once as key, so that training
+    updates the running statistics of its norm twice a step; a norm of momentum
+    1 - (1 - m)² (``norm_cfg=dict(type='BN', momentum=0.19)``) does the same in one.
+
+    Args:
+        in_channels (int): Channels C of the input and the output.
+        pool_sizes (Sequence[int]): Cells along each dimension. Defaults to
+            (1, 3, 6, 8).
+        key_bias (bool): Whether the convolution of θ has a bias: True in the SNL
+            repository, False in mmseg. Defaults to True.
+        fusion (str): 'add' is the formula above (the SNL repository); 'concat' is
+            ``z = relu(BN(conv([W_z (A g), x])))`` without a residual (mmseg), which
+            does not start as the identity. Defaults to 'add'.
+        options: ``ndim``, ``reduction`` and others, see :class:`NonLocalBlock`;
+            ``norm_cfg``, that of θ and of the fusion, defaults to BN, ``init`` to
+            'kaiming_fan_out'.
+
+    Raises:
+        ValueError: If an option is outside its choices.
+    """
+
+    _abbr_ = 'anl_block'
+    variants = {
+        'add': {},
+        'concat': dict(fusion='concat', key_bias=False),
+        'small_pyramid': dict(pool_sizes=(1, 2), norm_cfg=None),
+    }
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        pool_sizes: Sequence[int] = (1, 3, 6, 8),
+        key_bias: bool = True,
+        fusion: str = 'add',
+        norm_cfg: dict | None = dict(type='BN'),  # noqa: B006
+        init: str = 'kaiming_fan_out',
+        **options: Any,
+    ) -> None:
+        super().__init__(in_channels, norm_cfg=norm_cfg, init=init, **options)
+        check_choice('ANLBlock', 'fusion', fusion, FUSIONS)
+        if not pool_sizes or any(
+            not isinstance(size, int) or size < 1 for size in pool_sizes
+        ):
+            raise ValueError(
+                f'ANLBlock: pool_sizes must be positive integers, but got '
+                f'{pool_sizes!r}'
+            )
+        self.pool_sizes = tuple(pool_sizes)
+        self.fusion = fusion
+        width = self.inner_channels
+        relu = dict(type='ReLU')
+        self.theta = self.conv(
+            in_channels, width, bias=key_bias, norm_cfg=self.norm_cfg, act_cfg=relu
+        )
+        self.g = self.conv(in_channels, width)
+        self.conv_out = self.conv(width, in_channels)
+        if fusion == 'concat':
+            self.bottleneck = self.conv(
+                2 * in_channels,
+                in_channels,
+                bias=self.norm_cfg is None,
+                norm_cfg=self.norm_cfg,
+                act_cfg=relu,
+            )
+        self.init_weights()
+
+    @property
+    def starts_as_identity(self) -> bool:
+        return super().starts_as_identity and self.fusion == 'add'
+
+    def key_grid(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
+        return (sum(size**self.ndim for size in self.pool_sizes),)
+
+    def affinity(self, x: Tensor) -> Affinity:
+        self.check_input(x)
+        theta = self.theta(x)
+        scale = self.inner_channels**-0.5
+        return SoftmaxAffinity(tokens(theta), tokens(self._pyramid(theta)), scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        affinity = self.affinity(x)
+        # The convolution g is linear, so it may follow the averages.
+        g = tokens(self._pyramid(x)) @ matrix(self.g).mT.to(x.dtype)
+        g = g + self.g.conv.bias.to(g.dtype)
+        filtered = affinity.apply(g, matrix(self.conv_out))
+        if self.fusion == 'add':
+            return self.output(x, filtered)
+        context = self.output(torch.zeros_like(x), filtered)
+        return self.bottleneck(torch.cat([context, x], dim=1))
+
+    def _pyramid(self, x: Tensor) -> Tensor:
+        """(B, C, *S) -> (B, C, M)."""
+        pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
+        return torch.cat(
+            [pool[self.ndim - 1](x, size).flatten(2) for size in self.pool_sizes], dim=2
+        )
