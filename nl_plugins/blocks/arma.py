@@ -1,0 +1,91 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Graph Neural Networks with Convolutional ARMA Filters, Bianchi et al., TPAMI 2021.
+
+https://arxiv.org/abs/1901.01343
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn as nn
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from ..graph import Affinity, arma
+from ..graph.affinity import channel_first_matmul
+from .base import matrix
+from .graph_filter import GraphFilterBlock
+
+
+@MODELS.register_module()
+class ARMANLBlock(GraphFilterBlock):
+    """``z = x + relu(BN(W_z mean_k H^k_T))`` with an autoregressive recursion.
+
+    ``H_0 = g``, ``H_{t+1} = σ(V_a A H_t + V_b g)``; the K stacks have weights V_a, V_b
+    of their own. Without σ and for scalars a, b with |a| < 1 the limit is the rational
+    filter b (I - a A)^-1 g.
+
+    Args:
+        in_channels (int): Channels C of the input and the output.
+        num_iterations (int): T. Defaults to 2.
+        num_stacks (int): K. Defaults to 1.
+        nonlinear (bool): σ is a ReLU, or nothing. Defaults to True.
+        options: ``affinity``, ``symmetric``, ``num_units``, ``act_cfg``, see
+            :class:`GraphFilterBlock`, and those of :class:`NonLocalBlock`.
+
+    Raises:
+        ValueError: If an option is outside its choices.
+    """
+
+    _abbr_ = 'arma_nl_block'
+    variants = {
+        'default': {},
+        'linear': dict(nonlinear=False, num_iterations=3, affinity='softmax'),
+        'stacks': dict(num_stacks=2, num_units=2),
+    }
+
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        num_iterations: int = 2,
+        num_stacks: int = 1,
+        nonlinear: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(in_channels, **options)
+        for name, value in (
+            ('num_iterations', num_iterations),
+            ('num_stacks', num_stacks),
+        ):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(
+                    f'ARMANLBlock: {name} must be an integer from 1 on, but got '
+                    f'{value!r}'
+                )
+        self.num_iterations = num_iterations
+        self.num_stacks = num_stacks
+        self.nonlinear = nonlinear
+        self.add_units()
+
+    def extend_unit(self, unit: nn.Module) -> None:
+        stacked = self.num_stacks * self.width
+        unit.recurrent = self.conv(self.width, stacked, bias=False)
+        unit.skip = self.conv(self.width, stacked, bias=False)
+
+    def filter(
+        self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
+    ) -> Tensor:
+        stacks = zip(
+            matrix(unit.recurrent).chunk(self.num_stacks),
+            matrix(unit.skip).chunk(self.num_stacks),
+        )
+        activation = torch.relu if self.nonlinear else None
+        hidden = sum(
+            arma(affinity, values, recurrent, skip, self.num_iterations, activation)
+            for recurrent, skip in stacks
+        )
+        weight = matrix(unit.conv_out) / self.num_stacks
+        return channel_first_matmul(hidden, weight.to(hidden.dtype).mT)
