@@ -1,0 +1,6 @@
+_base_ = [
+    '../_base_/models/preresnet20.py',
+    '../_base_/datasets/cifar10_subset_bs64.py',
+    '../_base_/schedules/cifar_subset_10e.py',
+    '../_base_/default_runtime.py',
+]
