@@ -1,0 +1,227 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Repairs of mmcv, mmseg, mmaction and mmpretrain."""
+
+import importlib
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from nl_plugins.compat import (
+    imports,
+    mmaction_drn,
+    mmcv_ops,
+    mmcv_version,
+    multimodal,
+    negative_hue,
+)
+
+
+def spec_at(folder):
+    spec = ModuleSpec('package', loader=None, is_package=True)
+    spec.submodule_search_locations = [str(folder)]
+    return lambda name: spec
+
+
+@pytest.fixture
+def localizers(tmp_path, monkeypatch):
+    """A folder like ``mmaction/models/localizers`` that the repair looks into."""
+    folder = tmp_path / 'models' / 'localizers'
+    folder.mkdir(parents=True)
+    (folder / '__init__.py').write_text('from .drn.drn import DRN\n')
+    monkeypatch.setattr(mmaction_drn, 'find_spec', spec_at(tmp_path))
+    return folder
+
+
+def test_drn_is_needed_where_the_folder_is_missing(localizers):
+    assert mmaction_drn.needed()
+
+
+def test_drn_is_not_needed_where_the_folder_exists(localizers):
+    (localizers / 'drn').mkdir()
+    assert not mmaction_drn.needed()
+
+
+def test_drn_is_not_needed_where_nothing_imports_it(localizers):
+    (localizers / '__init__.py').write_text('from .bmn import BMN\n')
+    assert not mmaction_drn.needed()
+
+
+def test_drn_is_not_needed_without_mmaction(monkeypatch):
+    monkeypatch.setattr(mmaction_drn, 'find_spec', lambda name: None)
+    assert not mmaction_drn.needed()
+
+
+def test_the_stand_in_drn_explains_itself():
+    pytest.importorskip('mmaction')
+    localizers = importlib.import_module('mmaction.models.localizers')
+    if localizers.DRN is not mmaction_drn.DRN:
+        pytest.skip('this mmaction has its own DRN')
+    with pytest.raises(ImportError, match='missing from the mmaction2 wheel'):
+        localizers.DRN(vocab_size=3)
+
+
+@pytest.mark.parametrize(
+    'files, needed',
+    [
+        (['ops/__init__.py'], True),
+        (['ops/__init__.py', '_ext.cpython-311-x86_64-linux-gnu.so'], False),
+        (['image.py'], False),
+    ],
+)
+def test_ops_are_needed_with_mmcv_lite_only(tmp_path, monkeypatch, files, needed):
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text('')
+    monkeypatch.setattr(mmcv_ops, 'find_spec', spec_at(tmp_path))
+    assert mmcv_ops.needed() is needed
+
+
+def test_the_stand_in_operators(monkeypatch):
+    monkeypatch.delitem(sys.modules, 'mmcv._ext', raising=False)
+    mmcv_ops.apply()
+    operators = sys.modules['mmcv._ext']
+    assert operators.get_compiler_version() == 'n/a'
+    with pytest.raises(NotImplementedError, match='deform_conv needs compiled mmcv'):
+        operators.deform_conv(1, 2)
+    assert not hasattr(operators, '__path__')
+    mmcv_ops.apply()
+    assert sys.modules['mmcv._ext'] is operators
+
+
+def test_python_operators_work_with_mmcv_lite():
+    pytest.importorskip('mmcv')
+    ops = pytest.importorskip('mmcv.ops')
+    dl_utils = importlib.import_module('mmengine.utils.dl_utils')
+    if dl_utils.mmcv_full_available():
+        pytest.skip('mmcv is compiled')
+    features = torch.arange(16.0).view(1, 1, 4, 4)
+    centre = ops.point_sample(features, torch.tensor([[[0.5, 0.5]]]))
+    torch.testing.assert_close(centre, torch.tensor([[[7.5]]]))
+    with pytest.raises(NotImplementedError, match='sigmoid_focal_loss_forward'):
+        ops.sigmoid_focal_loss(
+            torch.zeros(1, 1), torch.zeros(1, dtype=torch.long), 2.0, 0.25
+        )
+
+
+def hue_shifted(image, offset):
+    """The image with ``offset`` of 256 steps added to its hue, by OpenCV."""
+    cv2 = pytest.importorskip('cv2')
+    hsv = cv2.cvtColor(image, cv2.COLOR_BGR2HSV_FULL)
+    hue = (hsv[..., 0].astype(int) + offset) % 256
+    hsv[..., 0] = hue.astype(np.uint8)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2BGR_FULL)
+
+
+@pytest.fixture
+def image():
+    return np.random.default_rng(0).integers(0, 256, (6, 5, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize('factor', [-0.5, -0.123, -0.001, 0.0, 0.2, 0.5])
+def test_mmcv_adjust_hue_is_periodic(image, factor):
+    mmcv = pytest.importorskip('mmcv')
+    expected = hue_shifted(image, int(factor * 255))
+    for adjust_hue in (mmcv.adjust_hue, mmcv.image.photometric.adjust_hue):
+        np.testing.assert_array_equal(
+            adjust_hue(image, factor, backend='cv2'), expected
+        )
+
+
+def test_mmcv_adjust_hue_with_pillow(image):
+    mmcv = pytest.importorskip('mmcv')
+    # A whole turn down and up again: minus 100 steps are plus 156.
+    down = mmcv.adjust_hue(image, -100 / 255, backend='pillow')
+    up = mmcv.adjust_hue(image, 100 / 255, backend='pillow')
+    assert down.shape == image.shape and not np.array_equal(down, up)
+    with pytest.raises(ValueError, match='hue_factor'):
+        mmcv.adjust_hue(image, -0.6)
+
+
+@pytest.mark.parametrize('factor', [-0.4, -0.1])
+def test_mmaction_color_jitter_takes_negative_hues(image, factor):
+    pytest.importorskip('mmaction')
+    cv2 = pytest.importorskip('cv2')
+    jitter = importlib.import_module(
+        'mmaction.datasets.transforms.processing'
+    ).ColorJitter
+    hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
+    hue = (hsv[..., 0].astype(int) + int(factor * 255)) % 180
+    hsv[..., 0] = hue.astype(np.uint8)
+    expected = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB).astype(np.float32)
+    result = jitter.adjust_hue(image.astype(np.float32), factor)
+    assert result.dtype == np.float32
+    np.testing.assert_array_equal(result, expected)
+    # Through an instance as well: it stays a static method.
+    np.testing.assert_array_equal(jitter().adjust_hue(image, factor), expected)
+
+
+def test_hue_is_not_needed_with_numpy_1(monkeypatch):
+    monkeypatch.setattr(np, '__version__', '1.26.4')
+    assert not negative_hue.needed()
+    monkeypatch.setattr(np, '__version__', '2.0.0')
+    assert negative_hue.needed()
+
+
+@pytest.mark.parametrize(
+    'version, needed', [(None, False), ((4, 55, 4), False), ((4, 56), True)]
+)
+def test_multimodal(monkeypatch, version, needed):
+    monkeypatch.setattr(multimodal, 'version_of', lambda name: version)
+    assert multimodal.needed() is needed
+    module = SimpleNamespace(WITH_MULTIMODAL=True)
+    multimodal.apply(module)
+    assert module.WITH_MULTIMODAL is False
+
+
+@pytest.fixture
+def refusing(tmp_path, monkeypatch):
+    """A codebase that refuses mmcv 2.2, and an mmcv of that version."""
+    (tmp_path / 'refusing_codebase.py').write_text(
+        'import mmcv\nSEEN = mmcv.__version__\nassert SEEN < "2.2"\n'
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    mmcv = ModuleType('mmcv')
+    mmcv.__version__ = '2.2.0'
+    monkeypatch.setitem(sys.modules, 'mmcv', mmcv)
+    versions = {'mmcv': (2, 2, 0), 'refusing': (1, 2, 0)}
+    monkeypatch.setattr(
+        mmcv_version, 'version_of', lambda name, *others: versions.get(name)
+    )
+    monkeypatch.setattr(mmcv_version, '_REFUSING', {'refusing_codebase': 'refusing'})
+    yield mmcv, versions
+    sys.modules.pop('refusing_codebase', None)
+    imports._WATCHER.around.pop('refusing_codebase', None)
+
+
+def test_mmcv_presents_an_accepted_version(refusing):
+    mmcv, _ = refusing
+    assert mmcv_version.needed()
+    mmcv_version.apply()
+    assert importlib.import_module('refusing_codebase').SEEN == '2.1.0'
+    assert mmcv.__version__ == '2.2.0'
+
+
+def test_mmcv_version_is_restored_when_the_import_fails(refusing, tmp_path):
+    mmcv, _ = refusing
+    (tmp_path / 'refusing_codebase.py').write_text('raise RuntimeError("no")\n')
+    mmcv_version.apply()
+    with pytest.raises(RuntimeError, match='no'):
+        importlib.import_module('refusing_codebase')
+    assert mmcv.__version__ == '2.2.0'
+
+
+@pytest.mark.parametrize(
+    'package, version', [('mmcv', (2, 1, 0)), ('refusing', (1, 4))]
+)
+def test_mmcv_version_is_not_needed(refusing, package, version):
+    refusing[1][package] = version
+    assert not mmcv_version.needed()
+
+
+def test_mmcv_version_is_not_needed_without_a_refusing_codebase(refusing):
+    del refusing[1]['refusing']
+    assert not mmcv_version.needed()
