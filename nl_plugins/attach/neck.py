@@ -53,6 +53,7 @@ class BaseNonLocalNeck(BaseModule):
                 )
         self.in_channels = in_channels
         self.num_levels = len(widths)
+        self.num_segments = num_segments
         self.levels = sorted({level % len(widths) for level in levels})
         blocks = [block] if isinstance(block, dict) else list(block)
         for level in self.levels:
