@@ -4,5 +4,6 @@
 from .backbone import NonLocalBackbone
 from .neck import BaseNonLocalNeck
 from .sequence import BlockSequence
+from .train_only import TrainOnlyHook
 
-__all__ = ['BaseNonLocalNeck', 'BlockSequence', 'NonLocalBackbone']
+__all__ = ['BaseNonLocalNeck', 'BlockSequence', 'NonLocalBackbone', 'TrainOnlyHook']

@@ -15,6 +15,7 @@ from .flow import FlowFlip, FlowFolderDecode  # noqa: E402
 from .inception_i3d import InceptionI3D  # noqa: E402
 from .inception_i3d_head import InceptionI3DHead  # noqa: E402
 from .metrics import CrossEntropyMetric  # noqa: E402
+from .neck import NonLocalNeck  # noqa: E402
 from .optim import InclusiveLinearLR, NonLocalTSMOptimWrapperConstructor  # noqa: E402
 from .resnet3d import C2DResNet3d, NLResNet3d  # noqa: E402
 from .sampling import (  # noqa: E402
@@ -36,6 +37,7 @@ __all__ = [
     'InceptionI3DHead',
     'InclusiveLinearLR',
     'NLResNet3d',
+    'NonLocalNeck',
     'NonLocalTSMOptimWrapperConstructor',
     'PILCenterCrop',
     'PILResize',
