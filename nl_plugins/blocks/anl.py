@@ -122,6 +122,5 @@ class ANLBlock(NonLocalBlock):
     def _pyramid(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, M)."""
         pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
-        return torch.cat(
-            [pool[self.ndim - 1](x, size).flatten(2) for size in self.pool_sizes], dim=2
-        )
+        cells = [pool[self.ndim - 1](x, size).flatten(2) for size in self.pool_sizes]
+        return torch.cat(cells, dim=2).to(x.dtype)  # autocast pools in float32

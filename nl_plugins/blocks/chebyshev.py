@@ -34,8 +34,8 @@ class ChebyshevNLBlock(GraphFilterBlock):
     Args:
         in_channels (int): Channels C of the input and the output.
         order (int): K. Defaults to 2.
-        stable (bool): Take A² = A from order 2 on, so that no further application of
-            A is needed. Defaults to False.
+        stable (bool): Take A² = A from order 2 on, as gSNL does, so that A is applied
+            once whatever the order. Defaults to False.
         zero_order (bool): Keep the term W_0 g. Defaults to True.
         options: ``affinity``, ``symmetric``, ``num_units``, ``act_cfg``, see
             :class:`GraphFilterBlock`, and those of :class:`NonLocalBlock`.
@@ -49,6 +49,7 @@ class ChebyshevNLBlock(GraphFilterBlock):
         'order2': {},
         'order3': dict(order=3, num_units=2),
         'gsnl': dict(order=2, stable=True, affinity='softmax', act_cfg=None),
+        'stable_order4': dict(order=4, stable=True),
         'nl_sym_norm': dict(order=1, zero_order=False),
         'nl_softmax': dict(order=1, zero_order=False, affinity='softmax'),
         'nl_relu_raw': dict(
@@ -82,4 +83,20 @@ class ChebyshevNLBlock(GraphFilterBlock):
         weights = list(matrix(unit.conv_out).split(self.width, dim=1))
         if not self.zero_order:
             weights.insert(0, None)
-        return chebyshev(affinity, values, weights, stable=self.stable)
+        if self.stable:
+            weights = idempotent(weights)
+        return chebyshev(affinity, values, weights)
+
+
+def idempotent(weights: list[Tensor | None]) -> list[Tensor | None]:
+    """[V_0, V_1] with ``V_0 + V_1 A = Σ_k W_k T_k(A)`` for every A with A² = A.
+
+    Eigenvalues of such an A are 0 and 1, so T_k(A) = T_k(0) I + (1 - T_k(0)) A with
+    T_k(0) = 1, 0, -1, 0, 1, ...; for gSNL V_0 = W_0 - W_2, V_1 = W_1 + 2 W_2.
+    """
+    terms = [(k, weight) for k, weight in enumerate(weights) if weight is not None]
+    at_zero = [(1, 0, -1, 0)[k % 4] for k, _ in terms]
+    return [
+        sum(value * weight for value, (_, weight) in zip(at_zero, terms)),
+        sum((1 - value) * weight for value, (_, weight) in zip(at_zero, terms)),
+    ]
