@@ -1,0 +1,1 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.

@@ -1,0 +1,172 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""What must hold for every block, as functions of a class, a variant and ndim."""
+
+from __future__ import annotations
+
+import copy
+import math
+import pickle
+
+import mmengine.model
+import torch
+import torch.nn as nn
+from mmcv.cnn.bricks import build_plugin_layer
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from nl_plugins.blocks import BLOCKS, NonLocalBlock
+from nl_plugins.graph import force
+
+WIDTH = 16
+# Odd sizes, all different, at least 2 where a pool halves them.
+SIZES = {1: (7,), 2: (5, 3), 3: (2, 3, 5)}
+
+
+def cases(*, ndims: tuple[int, ...] = (1, 2, 3)) -> list[tuple[str, str, int]]:
+    """(class name, variant, ndim) of every block."""
+    return [
+        (name, variant, ndim)
+        for name, block in BLOCKS.items()
+        for variant in block.variants
+        for ndim in ndims
+        if ndim in block.ndims
+    ]
+
+
+def build(
+    block: type[NonLocalBlock], variant: str, ndim: int, randomise: bool = True
+) -> NonLocalBlock:
+    """A block in float64; ``randomise`` draws every parameter and statistic."""
+    torch.manual_seed(0)
+    module = block(WIDTH, ndim=ndim, **block.variants[variant]).double()
+    if randomise:
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, std=0.4)
+        for name, buffer in module.named_buffers():
+            if name.endswith('running_mean'):
+                nn.init.normal_(buffer, std=0.3)
+            elif name.endswith('running_var'):
+                nn.init.uniform_(buffer, 0.5, 1.5)
+    return module
+
+
+def sample(ndim: int, batch: int = 2) -> Tensor:
+    torch.manual_seed(1)
+    return torch.randn(batch, WIDTH, *SIZES[ndim], dtype=torch.double)
+
+
+def value_and_gradients(function, x: Tensor, parameters: list[Tensor]) -> list[Tensor]:
+    """f(x), df/dx and df/dparameters for one random cotangent."""
+    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    out = function(x)
+    torch.manual_seed(2)
+    cotangent = torch.randn(out.shape, dtype=out.dtype)
+    wanted = [x, *parameters]
+    gradients = torch.autograd.grad(out, wanted, cotangent, allow_unused=True)
+    return [
+        out.detach(),
+        *(torch.zeros_like(p) if g is None else g for p, g in zip(wanted, gradients)),
+    ]
+
+
+def assert_same(actual: list[Tensor], expected: list[Tensor], tolerance=1e-10) -> None:
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+def check_fast_equals_dense(block, variant, ndim) -> None:
+    module, x = build(block, variant, ndim), sample(ndim)
+    parameters = list(module.parameters())
+    results = []
+    for formulation in ('fast', 'dense', 'auto'):
+        with force(formulation):
+            results.append(value_and_gradients(module, x, parameters))
+    assert_same(results[0], results[1])
+    assert_same(results[2], results[1])
+    assert results[0][0].shape == x.shape
+    assert any(gradient.abs().max() > 0 for gradient in results[0][2:])
+
+
+def check_identity(block, variant, ndim) -> None:
+    """At construction, after init_weights() twice, and inside a parent that draws."""
+    x = sample(ndim)
+    module = build(block, variant, ndim, randomise=False)
+    redrawn = build(block, variant, ndim)
+    redrawn.init_weights()
+    redrawn.init_weights()
+    kaiming = dict(type='Kaiming', layer=['Conv1d', 'Conv2d', 'Conv3d', 'Linear'])
+    ones = dict(type='Constant', val=1.0, layer=['_BatchNorm', 'GroupNorm'])
+    child = build(block, variant, ndim)
+    mmengine.model.Sequential(child, init_cfg=[kaiming, ones]).init_weights()
+    for candidate in (module, redrawn, child):
+        for training in (True, False):
+            candidate.train(training)
+            assert torch.equal(candidate(x), x) == module.starts_as_identity
+
+
+def check_affinity(block, variant, ndim) -> None:
+    module, x = build(block, variant, ndim), sample(ndim)
+    affinity = module.affinity(x)
+    _, queries, keys = affinity.shape
+    assert math.prod(module.key_grid(tuple(x.shape[2:]))) == keys
+    dense = affinity.dense()
+    assert dense.shape == affinity.shape
+    index = [0, queries - 1, queries // 2]
+    torch.testing.assert_close(affinity.rows(index), dense[:, index])
+
+
+def check_copies(block, variant, ndim) -> None:
+    module, x = build(block, variant, ndim).eval(), sample(ndim)
+    expected = module(x)
+    assert torch.equal(copy.deepcopy(module)(x), expected)
+    assert torch.equal(pickle.loads(pickle.dumps(module))(x), expected)
+    other = block(WIDTH, ndim=ndim, **block.variants[variant]).double().eval()
+    other.load_state_dict(module.state_dict())
+    assert torch.equal(other(x), expected)
+
+
+def check_plugin(block, variant, ndim) -> None:
+    """In mmengine's root registry, and buildable as a plugin under its own name."""
+    assert MODELS.get(block.__name__) is block
+    cfg = dict(type=block.__name__, ndim=ndim, **block.variants[variant])
+    name, module = build_plugin_layer(cfg, in_channels=WIDTH, postfix='_1')
+    assert name == f'{block._abbr_}_1'
+    assert type(module) is block
+
+
+def check_parameters(block, variant, ndim) -> None:
+    """Each parameter is in a layer that optimiser constructors know."""
+    known = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, nn.GroupNorm)
+    known += (nn.modules.batchnorm._BatchNorm,)
+    module = build(block, variant, ndim)
+    held = [
+        parameter
+        for layer in module.modules()
+        if isinstance(layer, known)
+        for parameter in layer.parameters()
+    ]
+    assert len(held) == len({id(parameter) for parameter in held})
+    assert {id(p) for p in held} == {id(p) for p in module.parameters()}
+
+
+def check_autocast(block, variant, ndim) -> None:
+    """bfloat16 stays close to float32, and every gradient is finite."""
+    module, x = build(block, variant, ndim).float(), sample(ndim).float()
+    expected = module(x)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        out = module(x)
+    out.float().square().mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+    error = (out - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+    assert error < 0.2
+
+
+ALL = (
+    check_fast_equals_dense,
+    check_identity,
+    check_affinity,
+    check_copies,
+    check_plugin,
+    check_parameters,
+    check_autocast,
+)
