@@ -1,0 +1,10 @@
+_base_ = './sthv2_1x1x8.py'
+train_pipeline = _base_.train_pipeline
+val_pipeline = _base_.val_pipeline
+test_pipeline = _base_.test_pipeline
+train_pipeline[0].num_clips = 16
+val_pipeline[0].num_clips = 16
+test_pipeline[0].num_clips = 16
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=val_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

@@ -1,0 +1,172 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Every recognition config builds: model, pipelines, optimiser, schedules."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('mmaction')
+
+import torch  # noqa: E402
+from mmaction.registry import (  # noqa: E402
+    DATASETS,
+    HOOKS,
+    METRICS,
+    MODELS,
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    PARAM_SCHEDULERS,
+    TRANSFORMS,
+)
+from mmengine.config import Config  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
+
+import nl_plugins  # noqa: E402, F401
+
+ROOT = Path(__file__).resolve().parents[2] / 'configs' / 'recognition'
+CONFIGS = sorted(
+    path for path in ROOT.rglob('*.py') if '_base_' not in path.relative_to(ROOT).parts
+)
+STAGES = ('train', 'val', 'test')
+_models = {}
+
+
+@pytest.fixture(autouse=True)
+def mmaction_scope():
+    with DefaultScope.overwrite_default_scope('mmaction'):
+        yield
+
+
+@cache
+def load(path):
+    return Config.fromfile(path)
+
+
+def model_of(cfg):
+    """The model on the meta device, one for configs with the same layers."""
+    model = cfg.model.to_dict()
+    head = dict(model['cls_head'], num_classes=400, dropout_ratio=0.5)
+    backbone = model['backbone']
+    for part in (
+        head,
+        backbone,
+        backbone.get('backbone', {}),
+        *backbone.get('inserts', []),
+    ):
+        part.pop('num_segments', None)
+        part.pop('pretrained', None)
+    key = json.dumps([head, backbone], sort_keys=True)
+    if key not in _models:
+        with torch.device('meta'):
+            _models[key] = MODELS.build(cfg.model)
+    return _models[key]
+
+
+def datasets(cfg):
+    for stage in STAGES:
+        dataset = cfg[f'{stage}_dataloader'].dataset
+        yield stage, dataset.get('dataset', dataset)
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) > 30
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_config_builds(path):
+    cfg = load(path)
+    assert 'nl_plugins' in cfg.custom_imports.imports
+    assert not cfg.custom_imports.allow_failed_imports
+    assert cfg.default_scope == 'mmaction'
+    model = model_of(cfg)
+    with torch.device('meta'):
+        head = MODELS.build(cfg.model.cls_head)
+    assert head.in_channels == model.cls_head.in_channels
+
+    for stage, dataset in datasets(cfg):
+        built = DATASETS.build(dict(dataset, lazy_init=True))
+        assert built.test_mode == (stage != 'train')
+        for transform in dataset.pipeline:
+            TRANSFORMS.build(transform)
+    for stage in STAGES[1:]:
+        evaluators = cfg[f'{stage}_evaluator']
+        for metric in evaluators if isinstance(evaluators, list) else [evaluators]:
+            METRICS.build(metric)
+    for hook in cfg.get('custom_hooks', []):
+        HOOKS.build(hook)
+
+    wrapper_cfg = cfg.optim_wrapper.to_dict()
+    constructor = dict(
+        type=wrapper_cfg.pop('constructor', 'DefaultOptimWrapperConstructor'),
+        paramwise_cfg=wrapper_cfg.pop('paramwise_cfg', None),
+        optim_wrapper_cfg=wrapper_cfg,
+    )
+    wrapper = OPTIM_WRAPPER_CONSTRUCTORS.build(constructor)(model)
+    found = [p for group in wrapper.optimizer.param_groups for p in group['params']]
+    assert len({id(p) for p in found}) == len(found)
+    trainable = {id(p) for p in model.parameters() if p.requires_grad}
+    assert trainable <= {id(p) for p in found}
+
+    schedulers = cfg.param_scheduler
+    for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+        scheduler = dict(scheduler, optimizer=wrapper)
+        if scheduler.get('convert_to_iter_based'):
+            scheduler['epoch_length'] = 10
+        PARAM_SCHEDULERS.build(scheduler)
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_frames_agree(path):
+    """Pipelines, backbone, blocks and head of frame-stacked networks count alike."""
+    cfg = load(path)
+    if cfg.model.type != 'Recognizer2D':
+        pytest.skip('frames are a dimension of the input of 3D networks')
+    wanted = cfg.model.cls_head.get('num_segments', 8)
+    backbone = cfg.model.backbone
+    counts = {backbone.get('backbone', backbone).get('num_segments', 8)}
+    counts |= {insert.num_segments for insert in backbone.get('inserts', [])}
+    for _, dataset in datasets(cfg):
+        counts |= {t.num_clips for t in dataset.pipeline if 'num_clips' in t}
+    assert counts == {wanted}
+
+
+RNL = [path for path in CONFIGS if path.match('rnl/tsm_imagenet*')]
+
+
+@pytest.mark.parametrize('path', RNL, ids=lambda path: path.stem)
+def test_rnl_recipe(path):
+    """The published launch settings."""
+    cfg = load(path)
+    kinetics = 'kinetics' in path.stem
+    assert cfg.optim_wrapper.constructor == 'NonLocalTSMOptimWrapperConstructor'
+    assert cfg.optim_wrapper.accumulative_counts == 4
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=20, norm_type=2)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.momentum) == ('SGD', 0.02, 0.9)
+    assert optimizer.weight_decay == (2e-4 if kinetics else 1e-3)
+    assert cfg.train_cfg.max_epochs == (100 if kinetics else 50)
+    assert cfg.param_scheduler[0].end == (5 if kinetics else 1)
+    assert cfg.sync_bn == 'torch'
+    assert cfg.train_dataloader.batch_size == 4
+    head = cfg.model.cls_head
+    assert head.dropout_ratio == (0.5 if kinetics else 0.8)
+    assert head.num_classes == (400 if kinetics else 174)
+    assert head.average_clips == 'score'
+    types = [t.type for t in cfg.train_dataloader.dataset.pipeline]
+    assert ('Flip' in types) == kinetics
+    test = cfg.test_dataloader.dataset.pipeline
+    assert dict(type='FullResThreeCrop', crop_size=256) in test
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_batch_size_in_the_name(path):
+    cfg = load(path)
+    (gpus, batch) = next(
+        part.split('-')[0].split('xb')
+        for part in path.stem.split('_')
+        if 'xb' in part.split('-')[0]
+    )
+    assert cfg.train_dataloader.batch_size == int(batch)
+    if 'auto_scale_lr' in cfg:
+        assert cfg.auto_scale_lr.base_batch_size == int(gpus) * int(batch)
