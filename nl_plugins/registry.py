@@ -32,7 +32,8 @@ def defer(package: str, adapter: str) -> None:
 
     def append(module: ModuleType) -> None:
         for registry in vars(module).values():
-            if isinstance(registry, Registry):
+            # The module also holds the root registries, the parents of its own.
+            if isinstance(registry, Registry) and registry.scope == package:
                 _add_location(registry, adapter)
 
     when_imported(f'{package}.registry', append)

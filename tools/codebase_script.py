@@ -4,7 +4,6 @@
 import os
 import runpy
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 _CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
@@ -38,10 +37,11 @@ def find_script(package: str, name: str) -> Path:
     Raises:
         ValueError: The package is no installed codebase, or lacks the script.
     """
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+    from nl_plugins.compat import folder_of
+
+    folder = folder_of(package)
+    if folder is None:
         raise ValueError(f'{package} is not installed')
-    folder = Path(spec.submodule_search_locations[0])
     # In a wheel, and beside the package in a source checkout.
     for tools in (folder / '.mim' / 'tools', folder.parent / 'tools'):
         if (tools / name).is_file():
@@ -52,7 +52,8 @@ def find_script(package: str, name: str) -> Path:
 def _scope(config: Path) -> str:
     from mmengine.config import Config
 
-    from nl_plugins.registry import CODEBASES, require
+    from nl_plugins.codebases import CODEBASES, require
+    from nl_plugins.compat import folder_of
 
     known = ', '.join(sorted(CODEBASES))
     # The codebase's script reads the config again and does its custom imports.
@@ -61,7 +62,7 @@ def _scope(config: Path) -> str:
         raise ValueError(f'{config} sets no default_scope; choose one of {known}')
     if scope in CODEBASES:
         require(scope)
-    elif find_spec(scope) is None:
+    elif folder_of(scope) is None:
         raise ValueError(
             f"the default_scope '{scope}' of {config} is unknown: it is neither one "
             f'of {known} nor the name of an installed package'

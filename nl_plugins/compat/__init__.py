@@ -25,7 +25,7 @@ from . import (
     package_resources,
     torchvision_ops,
 )
-from .imports import is_installed, when_imported
+from .imports import folder_of, is_installed, when_imported
 from .repair import OFF, Repair
 
 REPAIRS: tuple[Repair, ...] = tuple(
@@ -67,6 +67,7 @@ def repair_all() -> None:
 __all__ = [
     'REPAIRS',
     'Repair',
+    'folder_of',
     'is_enabled',
     'is_installed',
     'repair_all',

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 
 Action = Callable[[ModuleType], None]
@@ -22,6 +23,17 @@ def is_installed(package: str) -> bool:
     except (ImportError, ValueError):
         # A parent that is missing or fails, or a module without __spec__.
         return sys.modules.get(package) is not None
+
+
+def folder_of(package: str) -> Path | None:
+    """Folder of an installed top-level package, which is not imported for it."""
+    try:
+        spec = find_spec(package)
+    except (ImportError, ValueError):
+        return None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0])
 
 
 class _Watcher(MetaPathFinder):

@@ -2,10 +2,9 @@
 """The wheel of mmaction2 lacks the folder ``models/localizers/drn``."""
 
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 
+from .imports import folder_of
 from .repair import Repair
 
 _PACKAGE = 'mmaction.models.localizers.drn'
@@ -22,10 +21,10 @@ class DRN:
 
 
 def needed() -> bool:
-    spec = find_spec('mmaction')
-    if spec is None or not spec.submodule_search_locations:
+    package = folder_of('mmaction')
+    if package is None:
         return False
-    folder = Path(spec.submodule_search_locations[0], 'models', 'localizers')
+    folder = package / 'models' / 'localizers'
     init = folder / '__init__.py'
     return (
         init.is_file()

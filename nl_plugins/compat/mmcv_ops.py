@@ -3,10 +3,9 @@
 
 import sys
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
-from pathlib import Path
 from types import ModuleType
 
+from .imports import folder_of
 from .repair import Repair
 
 _NAME = 'mmcv._ext'
@@ -38,11 +37,12 @@ class _Operators(ModuleType):
 
 
 def needed() -> bool:
-    spec = find_spec('mmcv')
-    if spec is None or not spec.submodule_search_locations:
-        return False
-    folder = Path(spec.submodule_search_locations[0])
-    return (folder / 'ops').is_dir() and not any(folder.glob('_ext*'))
+    folder = folder_of('mmcv')
+    return (
+        folder is not None
+        and (folder / 'ops').is_dir()
+        and not any(folder.glob('_ext*'))
+    )
 
 
 def apply() -> None:

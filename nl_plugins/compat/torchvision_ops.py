@@ -1,11 +1,9 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """PyPI's torchvision cannot be imported beside a CPU build of torch."""
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import torch
 
+from .imports import folder_of
 from .repair import Repair
 
 _SCHEMAS = {
@@ -27,10 +25,9 @@ def _is_defined(name: str) -> bool:
 def needed() -> bool:
     if torch.version.cuda is not None or torch.version.hip is not None:
         return False
-    spec = find_spec('torchvision')
-    if spec is None or not spec.submodule_search_locations or _is_defined('nms'):
+    folder = folder_of('torchvision')
+    if folder is None or _is_defined('nms'):
         return False
-    folder = Path(spec.submodule_search_locations[0])
     for library in sorted(folder.glob('_C*.so')) + sorted(folder.glob('_C*.pyd')):
         try:
             torch.ops.load_library(str(library))

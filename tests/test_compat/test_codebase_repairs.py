@@ -3,7 +3,6 @@
 
 import importlib
 import sys
-from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -20,19 +19,13 @@ from nl_plugins.compat import (
 )
 
 
-def spec_at(folder):
-    spec = ModuleSpec('package', loader=None, is_package=True)
-    spec.submodule_search_locations = [str(folder)]
-    return lambda name: spec
-
-
 @pytest.fixture
 def localizers(tmp_path, monkeypatch):
     """A folder like ``mmaction/models/localizers`` that the repair looks into."""
     folder = tmp_path / 'models' / 'localizers'
     folder.mkdir(parents=True)
     (folder / '__init__.py').write_text('from .drn.drn import DRN\n')
-    monkeypatch.setattr(mmaction_drn, 'find_spec', spec_at(tmp_path))
+    monkeypatch.setattr(mmaction_drn, 'folder_of', lambda name: tmp_path)
     return folder
 
 
@@ -51,7 +44,7 @@ def test_drn_is_not_needed_where_nothing_imports_it(localizers):
 
 
 def test_drn_is_not_needed_without_mmaction(monkeypatch):
-    monkeypatch.setattr(mmaction_drn, 'find_spec', lambda name: None)
+    monkeypatch.setattr(mmaction_drn, 'folder_of', lambda name: None)
     assert not mmaction_drn.needed()
 
 
@@ -76,7 +69,7 @@ def test_ops_are_needed_with_mmcv_lite_only(tmp_path, monkeypatch, files, needed
     for file in files:
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text('')
-    monkeypatch.setattr(mmcv_ops, 'find_spec', spec_at(tmp_path))
+    monkeypatch.setattr(mmcv_ops, 'folder_of', lambda name: tmp_path)
     assert mmcv_ops.needed() is needed
 
 

@@ -8,6 +8,7 @@ import pytest
 from nl_plugins.compat.imports import (
     _WATCHER,
     around_import,
+    folder_of,
     is_installed,
     when_imported,
 )
@@ -90,3 +91,9 @@ def test_is_installed(package):
     assert not is_installed('watched.absent')
     assert not is_installed('no_such_package')
     assert not is_installed('no_such_package.module')
+
+
+def test_folder_of(package, tmp_path):
+    assert folder_of('watched') == tmp_path / 'watched'
+    assert folder_of('no_such_package') is None
+    assert folder_of('no_such_package.module') is None

@@ -200,7 +200,7 @@ def test_torchvision_ops_are_not_needed_where_its_library_loads(monkeypatch):
     monkeypatch.setattr(torch.version, 'cuda', None)
     monkeypatch.setattr(torchvision_ops, '_is_defined', lambda name: True)
     assert not torchvision_ops.needed()
-    monkeypatch.setattr(torchvision_ops, 'find_spec', lambda name: None)
+    monkeypatch.setattr(torchvision_ops, 'folder_of', lambda name: None)
     monkeypatch.setattr(torchvision_ops, '_is_defined', lambda name: False)
     assert not torchvision_ops.needed()
 

@@ -1,0 +1,118 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+import json
+import subprocess
+import sys
+
+import pytest
+
+from nl_plugins import compat, doctor
+from nl_plugins.codebases import CODEBASES
+
+
+@pytest.fixture
+def working(monkeypatch):
+    """Every import succeeds, quickly."""
+    monkeypatch.setattr(doctor, '_problem_of', lambda module: None)
+    installed = compat.is_installed
+    monkeypatch.setattr(
+        compat, 'is_installed', lambda name: name in CODEBASES or installed(name)
+    )
+
+
+def test_reports_versions_devices_and_repairs(working):
+    report = doctor.diagnose()
+    assert report['ok'] is True
+    assert report['versions']['torch'] and report['versions']['python']
+    assert report['devices']['cpu_cores'] >= 1
+    assert [r['name'] for r in report['repairs']] == [r.name for r in compat.REPAIRS]
+    for repair in report['repairs']:
+        assert repair['acted'] is (repair['state'] == 'applied')
+    assert json.loads(json.dumps(report)) == report
+    text = doctor.render(report)
+    for repair in compat.REPAIRS:
+        assert repair.name in text
+
+
+def test_a_missing_codebase_cannot_work(working, monkeypatch, capsys):
+    installed = compat.is_installed
+    monkeypatch.setattr(
+        compat, 'is_installed', lambda name: name != 'mmseg' and installed(name)
+    )
+    assert doctor.main([]) == 1
+    text = capsys.readouterr().out
+    assert 'mmseg' in text and '[segmentation]' in text
+    assert (
+        dict(package='mmseg', remedy=CODEBASES['mmseg'].remedy)
+        in (doctor.diagnose()['missing'])
+    )
+    # A user who wants only another one is told so.
+    assert doctor.main(['mmpretrain']) == 0
+
+
+def test_a_broken_codebase_cannot_work(working, monkeypatch):
+    monkeypatch.setattr(
+        doctor,
+        '_problem_of',
+        lambda module: 'ImportError: no DRN' if module == 'mmaction.models' else None,
+    )
+    report = doctor.diagnose(('mmaction', 'mmpretrain'))
+    assert report['ok'] is False
+    assert [c['works'] for c in report['codebases']] == [False, True]
+    assert report['codebases'][0]['problem'] == (
+        'import mmaction.models: ImportError: no DRN'
+    )
+
+
+def test_a_missing_system_library_has_its_own_remedy(working, monkeypatch):
+    problem = 'ImportError: libGL.so.1: cannot open shared object file'
+    monkeypatch.setattr(doctor, '_problem_of', lambda module: problem)
+    (codebase,) = doctor.diagnose(('mmseg',))['codebases']
+    assert codebase['remedy'] == doctor.HEADLESS
+
+
+def test_a_missing_package_is_named_with_its_command(working, monkeypatch):
+    installed = compat.is_installed
+    monkeypatch.setattr(
+        compat, 'is_installed', lambda name: name != 'ftfy' and installed(name)
+    )
+    wanted = dict(package='ftfy', remedy='pip install ftfy')
+    assert wanted in doctor.diagnose(('mmseg',))['missing']
+    assert wanted not in doctor.diagnose(('mmpretrain',))['missing']
+
+
+def test_without_mmengine(working, monkeypatch):
+    installed = compat.is_installed
+    monkeypatch.setattr(
+        compat, 'is_installed', lambda name: name != 'mmengine' and installed(name)
+    )
+    report = doctor.diagnose()
+    assert not report['ok']
+    assert any(missing['package'] == 'mmengine' for missing in report['missing'])
+
+
+def test_problem_of_reports_in_one_line(tmp_path, monkeypatch):
+    (tmp_path / 'broken_module.py').write_text('raise ValueError("one\\n two")\n')
+    monkeypatch.syspath_prepend(tmp_path)
+    assert doctor._problem_of('broken_module') == 'ValueError: one two'
+    assert doctor._problem_of('json') is None
+
+
+def test_an_unknown_codebase_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        doctor.main(['mmdet'])
+    assert 'choose from mmpretrain, mmseg, mmaction' in capsys.readouterr().err
+
+
+def test_the_command_prints_json_and_nothing_else(root):
+    for package in CODEBASES:
+        pytest.importorskip(package)
+    result = subprocess.run(
+        [sys.executable, '-m', 'nl_plugins.doctor', '--json'],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    report = json.loads(result.stdout)
+    assert result.returncode == 0, report['codebases']
+    assert all(codebase['works'] for codebase in report['codebases'])
+    assert report['missing'] == []
