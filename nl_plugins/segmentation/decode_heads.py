@@ -28,7 +28,8 @@ class NonLocalHead(FCNHead):
     Args:
         block (dict): Config of the block. ``in_channels`` is set to ``channels``, and
             ``conv_cfg`` and ``norm_cfg`` to those of the head where the config has
-            none and the head has some.
+            none and the head has some. A block without a batch norm of its own needs
+            its ``norm_cfg`` here: None for CCBlock, ``dict(type='GN')`` for CGNLBlock.
         **kwargs: Options of mmseg's ``FCNHead``. ``num_convs`` must be 2, its default.
 
     Raises:
