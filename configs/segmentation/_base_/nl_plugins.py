@@ -1,0 +1,2 @@
+custom_imports = dict(imports=['nl_plugins'], allow_failed_imports=False)
+custom_hooks = [dict(type='SegDataCheckHook')]

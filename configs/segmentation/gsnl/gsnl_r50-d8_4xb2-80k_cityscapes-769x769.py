@@ -1,0 +1,16 @@
+_base_ = [
+    'mmseg::fcn/fcn_r50-d8_4xb2-80k_cityscapes-769x769.py',
+    '../_base_/nl_plugins.py',
+]
+model = dict(
+    decode_head=dict(
+        type='NonLocalHead',
+        block=dict(
+            type='ChebyshevNLBlock',
+            order=2,
+            stable=True,
+            affinity='softmax',
+            act_cfg=None,
+        ),
+    )
+)

@@ -1,0 +1,4 @@
+_base_ = [
+    'mmseg::nonlocal_net/nonlocal_r101-d8_4xb2-80k_cityscapes-512x1024.py',
+    '../_base_/accelerate.py',
+]

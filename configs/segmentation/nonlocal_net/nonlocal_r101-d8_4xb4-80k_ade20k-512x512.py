@@ -1,0 +1,4 @@
+_base_ = [
+    'mmseg::nonlocal_net/nonlocal_r101-d8_4xb4-80k_ade20k-512x512.py',
+    '../_base_/accelerate.py',
+]

@@ -1,0 +1,5 @@
+_base_ = [
+    'mmseg::fcn/fcn_r50-d8_4xb4-40k_voc12aug-512x512.py',
+    '../_base_/nl_plugins.py',
+]
+model = dict(decode_head=dict(type='RNLHead'))
