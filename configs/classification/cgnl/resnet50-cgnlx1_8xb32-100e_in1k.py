@@ -1,0 +1,15 @@
+# Before the last block of layer3
+_base_ = '../resnet/resnet50_8xb32-100e_in1k.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='NonLocalBackbone',
+        backbone={{_base_.model.backbone}},
+        inserts=[
+            dict(
+                after='layer3.4',
+                cfg=dict(type='CGNLBlock', kernel='rbf', order=3, groups=8),
+            ),
+        ],
+    )
+)

@@ -1,0 +1,20 @@
+_base_ = '../preresnet/preresnet20_1xb64-10e_cifar10-subset.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='NonLocalBackbone',
+        backbone={{_base_.model.backbone}},
+        inserts=[
+            dict(
+                after='layer1.1',
+                cfg=dict(
+                    type='ChebyshevNLBlock',
+                    order=1,
+                    zero_order=False,
+                    init='pytorch',
+                    zeros_init=False,
+                ),
+            ),
+        ],
+    )
+)

@@ -1,0 +1,12 @@
+_base_ = [
+    '../_base_/models/resnet50.py',
+    '../_base_/datasets/cub_bs32_448.py',
+    '../_base_/schedules/cgnl_100e.py',
+    '../_base_/default_runtime.py',
+]
+model = dict(
+    backbone=dict(
+        init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50')
+    ),
+    head=dict(num_classes=200),
+)

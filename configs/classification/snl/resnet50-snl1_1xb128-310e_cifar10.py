@@ -1,0 +1,11 @@
+_base_ = '../resnet/resnet50_1xb128-310e_cifar10.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='NonLocalBackbone',
+        backbone={{_base_.model.backbone}},
+        inserts=[
+            dict(after='layer3.4', cfg=dict(type='SNLBlock')),
+        ],
+    )
+)
