@@ -12,6 +12,7 @@ from .cifar import CIFAR10Subset, CIFAR100Subset
 from .cifar_resnet import CIFARResNet
 from .dropout_head import LinearDropoutClsHead
 from .list_file import ListFileDataset
+from .neck import NonLocalNeck
 from .preresnet import PreResNet
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     'CheckRunHook',
     'LinearDropoutClsHead',
     'ListFileDataset',
+    'NonLocalNeck',
     'PreResNet',
 ]
