@@ -35,7 +35,7 @@ class CheckedDataset:
 
     Raises:
         ValueError: If an option is outside its choices.
-        RuntimeError: If a video is bad and must not be skipped.
+        RuntimeError: If a video is bad and must not be skipped, or none is left.
     """
 
     def __init__(
@@ -75,6 +75,8 @@ class CheckedDataset:
                 failed[self._path(info)] = reason
         for path, reason in failed.items():
             self._skip(path, reason)
+        if not kept:
+            raise RuntimeError(f'{self.ann_file}: no video is left to use')
         if failed:
             print_log(
                 f'{self.ann_file}: skipped {len(failed)} of {len(kept) + len(failed)} '
