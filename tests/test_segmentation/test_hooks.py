@@ -11,7 +11,7 @@ import cv2  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-CONFIG = 'configs/segmentation/snl/snl_r18-d16_1xb8-400_camvid-180x240.py'
+CONFIG = 'configs/segmentation/snl/snl_r18-d16_1xb4-400_camvid-180x240.py'
 
 
 @pytest.fixture

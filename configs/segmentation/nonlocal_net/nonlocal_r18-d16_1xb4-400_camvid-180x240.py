@@ -1,2 +1,2 @@
-_base_ = '../fcn/fcn_r18-d16_1xb8-400_camvid-180x240.py'
+_base_ = '../fcn/fcn_r18-d16_1xb4-400_camvid-180x240.py'
 model = dict(decode_head=dict(type='NonLocalHead', block=dict(type='NLBlock')))
