@@ -11,7 +11,7 @@ import os
 import pickle
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,6 +157,18 @@ class Conversion:
         """Carry every key that starts with ``old`` to the same key with ``new``."""
         for key in self.under(old):
             self.move(key, new + key[len(old) :])
+
+    def join(self, olds: Sequence[str], new: str, dim: int = 1) -> None:
+        """Put several tensors side by side into one."""
+        for i, old in enumerate(olds):
+            self._take(old, f'-> {new} (part {i + 1} of {len(olds)} along {dim})')
+        self._put(new, torch.cat([self.source[old] for old in olds], dim))
+
+    def split(self, old: str, news: Sequence[str], dim: int = 1) -> None:
+        """Cut one tensor into equal parts; the opposite of :meth:`join`."""
+        self._take(old, f'-> {", ".join(news)} (parts along {dim})')
+        for new, part in zip(news, self.source[old].chunk(len(news), dim)):
+            self._put(new, part.clone())
 
     def drop(self, old: str, why: str) -> None:
         """Leave ``old`` behind."""
