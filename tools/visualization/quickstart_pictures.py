@@ -1,0 +1,198 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Draw predictions of a trained network and note its blocks and chance level.
+
+Writes OUT/prediction.png, for segmentation OUT/attention.png, and OUT/facts.json
+with the keys ``blocks`` (class names) and ``chance`` (percent). Works for the
+configs of all three codebases.
+"""
+
+import argparse
+import json
+import os
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.dataset import pseudo_collate  # noqa: E402
+from mmengine.registry import init_default_scope  # noqa: E402
+from mmengine.runner import load_checkpoint  # noqa: E402
+
+from nl_plugins.analysis import query_map, record_attention  # noqa: E402
+from nl_plugins.blocks import BLOCKS  # noqa: E402
+
+plt.switch_backend('Agg')
+# A vehicle whose class only a distant sign tells is worth a look.
+_QUERY_CLASSES = ('bus', 'truck', 'car')
+
+
+def block_names(model: torch.nn.Module) -> list[str]:
+    """Class names of our blocks in ``model``, each once, in alphabetical order."""
+    kinds = tuple(BLOCKS.values())
+    return sorted({type(m).__name__ for m in model.modules() if isinstance(m, kinds)})
+
+
+def chance_of_labels(labels: list[int]) -> float:
+    """Top-1 of the best constant answer, in percent."""
+    return 100 * np.bincount(labels).max() / len(labels)
+
+
+def chance_of_maps(maps: list[np.ndarray], num_classes: int) -> float:
+    """mIoU of the better of two blind guesses, in percent.
+
+    The most frequent class everywhere has IoU p_max for itself and 0 for the others;
+    classes drawn with their frequencies p have IoU p / (2 - p).
+    """
+    counts = np.zeros(num_classes)
+    for labels in maps:
+        counts += np.bincount(labels[labels < num_classes], minlength=num_classes)
+    p = counts / counts.sum()
+    p = p[p > 0]
+    return 100 * max(p.max() / len(p), (p / (2 - p)).mean())
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write the figure completely or not at all."""
+    temporary = path.with_name(path.stem + '.tmp' + path.suffix)
+    figure.savefig(temporary, dpi=110, bbox_inches='tight')
+    plt.close(figure)
+    os.replace(temporary, path)
+
+
+def _title(axis: Any, truth: str, guess: str) -> None:
+    colour = 'tab:green' if truth == guess else 'tab:red'
+    axis.set_title(f'{guess}\n(truth: {truth})', fontsize=8, color=colour)
+
+
+def draw_images(items: list, results: list, names: list[str]) -> Any:
+    """Pictures with the predicted class above."""
+    figure, axes = plt.subplots(2, len(items) // 2, figsize=(1.6 * len(items) / 2, 4.2))
+    for axis, item, result in zip(axes.flat, items, results):
+        axis.imshow(item['inputs'].permute(1, 2, 0).numpy())
+        axis.axis('off')
+        _title(axis, names[int(result.gt_label)], names[int(result.pred_label)])
+    return figure
+
+
+def draw_clips(items: list, results: list, names: list[str]) -> Any:
+    """Film strips, time from left to right."""
+    figure, axes = plt.subplots(len(items), 1, figsize=(8, 1.5 * len(items)))
+    for axis, item, result in zip(axes, items, results):
+        frames = item['inputs']  # (T, 3, H, W) or (1, 3, T, H, W)
+        frames = frames if frames.dim() == 4 else frames[0].transpose(0, 1)
+        shown = frames[:: max(1, len(frames) // 8)][:8]
+        axis.imshow(np.concatenate([f.permute(1, 2, 0).numpy() for f in shown], 1))
+        axis.axis('off')
+        _title(axis, names[int(result.gt_label)], names[int(result.pred_label)])
+    figure.tight_layout()
+    return figure
+
+
+def _rgb(item: dict) -> np.ndarray:
+    return item['inputs'].flip(0).permute(1, 2, 0).numpy()
+
+
+def draw_scenes(items: list, results: list, palette: np.ndarray) -> Any:
+    """Picture, truth and prediction side by side; ignored pixels are black."""
+    figure, axes = plt.subplots(len(items), 3, figsize=(11, 2 * len(items)))
+    for row, item, result in zip(axes, items, results):
+        truth = item['data_samples'].gt_sem_seg.data[0].numpy()
+        guess = result.pred_sem_seg.data[0].cpu().numpy()
+        colours = np.vstack([palette, np.zeros((256 - len(palette), 3), np.uint8)])
+        pictures = (_rgb(item), colours[truth], colours[guess])
+        for axis, picture, title in zip(
+            row, pictures, ('image', 'truth', 'prediction')
+        ):
+            axis.imshow(picture)
+            axis.axis('off')
+            axis.set_title(title, fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def query_position(labels: np.ndarray, names: list[str]) -> tuple[int, int]:
+    """(y, x) in the middle of a vehicle, or of the picture when there is none."""
+    for name in _QUERY_CLASSES:
+        rows, columns = np.nonzero(labels == names.index(name))
+        if len(rows) > 50:
+            return int(np.median(rows)), int(np.median(columns))
+    return labels.shape[0] // 2, labels.shape[1] // 2
+
+
+def draw_attention(model: torch.nn.Module, item: dict, names: list[str]) -> Any:
+    """Where the last block of the network looks from one pixel."""
+    labels = item['data_samples'].gt_sem_seg.data[0].numpy()
+    position = query_position(labels, names)
+    with record_attention(model) as maps, torch.no_grad():
+        model.test_step(pseudo_collate([item]))
+        name = list(maps)[-1]
+        heat = query_map(maps[name], position=position, size=labels.shape)
+    heat = np.asarray(heat.detach().cpu() if torch.is_tensor(heat) else heat)
+    heat = heat.reshape(labels.shape)
+    figure, axes = plt.subplots(1, 2, figsize=(9, 2.6))
+    for axis in axes:
+        axis.imshow(_rgb(item))
+        axis.plot(position[1], position[0], 'x', color='red', ms=9, mew=2)
+        axis.axis('off')
+    axes[1].imshow(heat, alpha=0.65, cmap='inferno')
+    axes[0].set_title('query', fontsize=8)
+    axes[1].set_title(f'attention of {name}', fontsize=8)
+    figure.tight_layout()
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config')
+    parser.add_argument('checkpoint')
+    parser.add_argument('--out', type=Path, required=True)
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    args = parser.parse_args()
+    cfg = Config.fromfile(args.config)
+    cfg.merge_from_dict(args.cfg_options)
+    scope = cfg.default_scope
+    init_default_scope(scope)
+    registry = import_module(f'{scope}.registry')
+    dataset = registry.DATASETS.build(cfg.test_dataloader.dataset)
+    model = registry.MODELS.build(cfg.model)
+    load_checkpoint(model, args.checkpoint, map_location='cpu')
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    model.to(device).eval()
+
+    count = {'mmpretrain': 10, 'mmaction': 4, 'mmseg': 3}[scope]
+    items = [dataset[i] for i in range(count)]
+    with torch.no_grad():
+        results = model.test_step(pseudo_collate(items))
+    infos = [dataset.get_data_info(i) for i in range(len(dataset))]
+    args.out.mkdir(parents=True, exist_ok=True)
+    if scope == 'mmseg':
+        names = list(dataset.metainfo['classes'])
+        palette = np.array(dataset.metainfo['palette'], np.uint8)
+        figure = draw_scenes(items, results, palette)
+        truths = (dataset[i]['data_samples'] for i in range(len(dataset)))
+        maps = [truth.gt_sem_seg.data[0].numpy() for truth in truths]
+        chance = chance_of_maps(maps, len(names))
+        save(draw_attention(model, items[0], names), args.out / 'attention.png')
+    elif scope == 'mmpretrain':
+        figure = draw_images(items, results, list(dataset.metainfo['classes']))
+        chance = chance_of_labels([info['gt_label'] for info in infos])
+    else:
+        label_map = Path(dataset.ann_file).parent / 'label_map.txt'
+        figure = draw_clips(items, results, label_map.read_text().splitlines())
+        chance = chance_of_labels([info['label'] for info in infos])
+    save(figure, args.out / 'prediction.png')
+    facts = dict(blocks=block_names(model), chance=chance)
+    temporary = args.out / 'facts.tmp'
+    temporary.write_text(json.dumps(facts) + '\n')
+    os.replace(temporary, args.out / 'facts.json')
+
+
+if __name__ == '__main__':
+    main()
