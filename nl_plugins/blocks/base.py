@@ -45,10 +45,10 @@ class NonLocalBlock(BaseModule):
         norm_cfg (dict, optional): Norm of the output; ``type='BN'`` becomes
             ``BN1d/2d/3d`` by ``ndim``. Defaults to None, no norm.
         init (str): How convolutions are drawn. ``'normal'``: N(0, 0.01), bias 0;
-            ``'mmcv'``: the same, but an output convolution before a norm Kaiming
-            normal by fan-out; ``'kaiming_fan_out'``: bias 0; ``'kaiming_fan_in'``:
-            bias as PyTorch draws it; ``'pytorch'``: PyTorch's default.
-            Defaults to 'normal'.
+            ``'mmcv'``: the same, but an output convolution before a norm is Kaiming
+            normal by fan-out, and a norm that is not zeroed N(0, 0.01);
+            ``'kaiming_fan_out'``: bias 0; ``'kaiming_fan_in'``: bias as PyTorch draws
+            it; ``'pytorch'``: PyTorch's default. Defaults to 'normal'.
         zeros_init (bool | str): True zeroes the last layer of the output, its norm if
             it has one, so that the new block is the identity; ``'conv'`` zeroes the
             output convolution even before a norm; False zeroes nothing.
@@ -155,6 +155,8 @@ class NonLocalBlock(BaseModule):
             zero(conv_out.conv)
         elif self.zeros_init:
             zero(conv_out.norm)
+        elif self.init == 'mmcv':
+            nn.init.normal_(conv_out.norm.weight, std=0.01)
 
     def init_weights(self) -> None:
         """Initialise; may be called any number of times, last call counts."""
