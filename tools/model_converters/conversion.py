@@ -63,15 +63,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         found = re.search(r'GLOBAL ([\w.]+)', str(error))
         if found is None:
             raise ValueError(
-                f'{path} is damaged or not a PyTorch checkpoint. Download or copy it '
-                'again'
+                f'{path} is truncated or not a PyTorch checkpoint. Download or copy '
+                'it again'
             ) from error
         raise ValueError(
             f'{path} holds {found[1]}, which is not loaded because loading objects '
             'other than tensors and plain values runs code. Save only the state dict '
             'with the program that made it'
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged pickle fails in many ways
         raise ValueError(
             f'{path} is truncated or not a PyTorch checkpoint. Download or copy it '
             'again'
