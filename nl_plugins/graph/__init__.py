@@ -4,7 +4,7 @@
 from .affinity import Affinity, SumAffinity
 from .concat import ConcatAffinity
 from .criss_cross import CrissCrossAffinity
-from .dispatch import force
+from .dispatch import debug, force
 from .dot import (
     CompactAffinity,
     DotAffinity,
@@ -30,6 +30,7 @@ __all__ = [
     'arma',
     'cayley',
     'chebyshev',
+    'debug',
     'force',
     'laplacian',
 ]

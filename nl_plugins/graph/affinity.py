@@ -32,6 +32,9 @@ class Affinity:
     (B, N, D) exactly and in memory linear in N + M; ``dense()`` and
     ``rows(index)`` build the matrix, or some rows of it, for a test or a picture.
 
+    Code that torch.compile should trace calls ``apply(values)``, which is the same:
+    Dynamo does not trace ``@`` between an object and a tensor.
+
     A subclass sets ``shape``, ``dtype``, ``device`` (see :meth:`_describe`) and
     defines ``_dense()``, ``_rows(index)`` and ``_apply(values)``; these see values
     of at least float32 (unless ``takes_half``) and no autocast. Tensors are

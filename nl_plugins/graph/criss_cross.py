@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from .affinity import Affinity, check_pair
 from .dispatch import at_least_float32
-from .tiles import spans, tile_rows
+from .tiles import exponentials, spans, tile_rows
 
 
 def _logits(query: Tensor, key: Tensor, span: slice) -> Tensor:
@@ -34,35 +34,39 @@ class CrissCross(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(query: Tensor, key: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        outs, norms = [], []
+    def forward(
+        query: Tensor, key: Tensor, values: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        outs, peaks, totals = [], [], []
         height = key.shape[1]
         columns = values.transpose(1, 2)
-        for span in _row_spans(query):
-            logits = _logits(query, key, span)
-            norm = logits.logsumexp(-1, keepdim=True)
-            column, row = (logits - norm).exp_().split([height, key.shape[2]], dim=-1)
+        for span in _row_spans(query, values):
+            weights, peak = exponentials(_logits(query, key, span))
+            total = weights.sum(-1, keepdim=True)
+            column, row = weights.split([height, key.shape[2]], dim=-1)
             outs.append((column.transpose(1, 2) @ columns).transpose(1, 2))
-            outs[-1] = outs[-1] + row @ values[:, span]
-            norms.append(norm)
-        return torch.cat(outs, dim=1), torch.cat(norms, dim=1)
+            outs[-1] = (outs[-1] + row @ values[:, span]) / total
+            peaks.append(peak)
+            totals.append(total)
+        return torch.cat(outs, 1), torch.cat(peaks, 1), torch.cat(totals, 1)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         ctx.save_for_backward(*inputs, *output)
-        ctx.mark_non_differentiable(output[1])
+        ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor, _) -> tuple[Tensor, Tensor, Tensor]:
-        query, key, values, out, norm = ctx.saved_tensors
+    def backward(ctx, grad: Tensor, *_) -> tuple[Tensor, Tensor, Tensor]:
+        query, key, values, out, peak, total = ctx.saved_tensors
+        grad = grad / total
         height, width = key.shape[1:3]
         delta = (grad * out).sum(-1, keepdim=True)
         grad_key, grad_values = torch.zeros_like(key), torch.zeros_like(values)
         grad_query = torch.empty_like(query)
         key_columns = key.transpose(1, 2)
-        for span in _row_spans(query):
-            weights = (_logits(query, key, span) - norm[:, span]).exp_()
+        for span in _row_spans(query, values):
+            weights = (_logits(query, key, span) - peak[:, span]).exp_()
             some = grad[:, span]
             across = some.transpose(1, 2)  # (B, W, h, D)
             slope = torch.cat(
@@ -86,9 +90,12 @@ class CrissCross(torch.autograd.Function):
         return grad_query, grad_key, grad_values
 
 
-def _row_spans(query: Tensor) -> list[slice]:
+def _row_spans(query: Tensor, values: Tensor) -> list[slice]:
     batch, height, width, _ = query.shape
     rows = tile_rows(batch, height + width, query.device) // width
+    # No tile larger than what comes in: memory stays linear on small maps too.
+    largest = max(query[0].numel(), values[0].numel())
+    rows = min(rows, largest // (width * (height + width)))
     return list(spans(height, max(1, rows)))
 
 

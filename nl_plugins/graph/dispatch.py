@@ -1,5 +1,5 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Which formulation computes an affinity: the dense matrix or the fast operator."""
+"""Switches: dense matrix or fast operator, checks that read the data, precision."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FORMULATIONS = ('auto', 'dense', 'fast')
 _formulation = 'auto'
+_debug = False
 
 
 @contextmanager
@@ -38,6 +39,27 @@ def force(formulation: str) -> Iterator[None]:
         yield
     finally:
         _formulation = previous
+
+
+def formulation() -> str:
+    """The formulation in force: 'auto', 'dense' or 'fast'."""
+    return _formulation
+
+
+@contextmanager
+def debug() -> Iterator[None]:
+    """Also check what costs a pass over the data: non-negative features."""
+    global _debug
+    previous, _debug = _debug, True
+    try:
+        yield
+    finally:
+        _debug = previous
+
+
+def debugging() -> bool:
+    """Whether checks that read the data are on."""
+    return _debug
 
 
 def use_dense(affinity: Affinity, values: Tensor) -> bool:

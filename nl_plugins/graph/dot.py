@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .affinity import Affinity, channel_first_matmul, check_pair, concat_channels
-from .dispatch import at_least_float32
+from .dispatch import at_least_float32, debugging
 
 
 class LowRankAffinity(Affinity):
@@ -94,13 +94,18 @@ class SymmetricAffinity(LowRankAffinity):
                 'SymmetricAffinity needs query and key at the same positions, but got '
                 f'{tuple(query.shape)} and {tuple(key.shape)}'
             )
+        if debugging() and (query.min() < 0 or key.min() < 0):
+            raise ValueError(
+                'SymmetricAffinity needs non-negative query and key, but their minima '
+                f'are {query.min():.3g} and {key.min():.3g}: apply a relu first'
+            )
         self._describe(query, query.shape[1], key.shape[1])
         self.query, self.key = query, key
         self.symmetric = symmetric
         self._factors: tuple[Tensor, Tensor] | None = None
 
     def factors(self) -> tuple[Tensor, Tensor]:
-        """L, R (B, N, r) of A = L Rᵀ; with ``symmetric`` L twice, A = L swap(L)ᵀ / 2."""
+        """L, R (B, N, r) of A = L Rᵀ; L twice if symmetric: A = L swap(L)ᵀ / 2."""
         if self._factors is None:
             left, right = at_least_float32(self.query), at_least_float32(self.key)
             if self.symmetric:
@@ -242,29 +247,21 @@ class CompactAffinity(LowRankAffinity):
         return torch.cat([nodes**k for k in range(len(self.coefficients))], dim=-1)
 
     def _apply(self, values: Tensor) -> Tensor:
-        # Horner's rule on both sides: no power is stored.
+        # Horner's rule for the powers of q, none of which is stored. A matrix product
+        # of width one sums in sequence and loses digits over millions of nodes.
         query, key = at_least_float32(self.query), at_least_float32(self.key)
-        sums, weighted = [], values
-        for k, coefficient in enumerate(self.coefficients):
-            last = k == len(self.coefficients) - 1
-            if not last:
-                if coefficient:
-                    sums.append(coefficient * weighted.sum(1, keepdim=True))
-                else:
-                    sums.append(None)
-                if k + 2 < len(self.coefficients):
-                    weighted = weighted * key
-            else:
-                sums.append(coefficient * (key.mT @ weighted))
-        if len(self.coefficients) == 1:
-            return sums[0].expand(-1, self.shape[1], -1)
-        out = sums[-1] * query
-        for k in range(len(sums) - 2, -1, -1):
-            if sums[k] is not None:
-                out = out + sums[k]
-            if k:
-                out = out * query
-        return out
+        sums = []
+        for order, coefficient in enumerate(self.coefficients):
+            if order:
+                values = values * key
+            used = coefficient != 0 or order == len(self.coefficients) - 1
+            sums.append(values.sum(1, keepdim=True) * coefficient if used else None)
+        out = sums.pop()
+        for total in reversed(sums):
+            out = out * query
+            if total is not None:
+                out = out + total
+        return out.expand(-1, self.shape[1], -1)
 
     def _apply_weighted(self, values: Tensor, weight: Tensor) -> Tensor:
         return Affinity._apply_weighted(self, values, weight)

@@ -1,8 +1,8 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """Attention in tiles: the N x M weights exist one tile at a time, forward and backward.
 
-The forward pass keeps the logarithm of each row's normaliser, the backward pass
-computes the weights again from it. Any width of query, key and values, on any device.
+The forward pass keeps each row's peak and sum, the backward pass computes the weights
+again from them. Any width of query, key and values, on any device.
 
 Shapes: query (B, N, C), key (B, M, C), values (B, M, D); results are channel-first in
 memory, as feature maps are.
@@ -27,7 +27,7 @@ SQUARE = 512
 
 def tile_rows(batch: int, keys: int, device: torch.device) -> int:
     """Query positions a tile, from the sizes alone."""
-    elements = TILE_ELEMENTS.get(device.type, TILE_ELEMENTS['cuda'])
+    elements = TILE_ELEMENTS['cpu' if device.type == 'cpu' else 'cuda']
     return max(MIN_ROWS, elements // max(1, batch * keys))
 
 
@@ -40,6 +40,16 @@ def _channel_first(like: Tensor, positions: int, channels: int) -> Tensor:
     return like.new_zeros(like.shape[0], channels, positions).mT
 
 
+def exponentials(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """``exp(logits - peak)`` and the rows' peaks.
+
+    Peak and sum are kept apart: a logarithm of the sum would round to the digits of
+    the logits, and every weight of the row with it.
+    """
+    peak = logits.amax(-1, keepdim=True)
+    return (logits - peak).exp_(), peak
+
+
 class TiledSoftmax(torch.autograd.Function):
     """``softmax(scale query keyᵀ) values`` in row tiles."""
 
@@ -48,37 +58,38 @@ class TiledSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         query: Tensor, key: Tensor, values: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         step = tile_rows(query.shape[0], key.shape[1], query.device)
-        outs, norms = [], []
+        outs, peaks, totals = [], [], []
         for span in spans(query.shape[1], step):
-            logits = (query[:, span] * scale) @ key.mT
-            norm = logits.logsumexp(-1, keepdim=True)
-            outs.append(values.mT @ (logits - norm).exp_().mT)
-            norms.append(norm)
-        return torch.cat(outs, dim=2).mT, torch.cat(norms, dim=1)
+            weights, peak = exponentials((query[:, span] * scale) @ key.mT)
+            total = weights.sum(-1, keepdim=True)
+            outs.append(values.mT @ weights.mT / total.mT)
+            peaks.append(peak)
+            totals.append(total)
+        return torch.cat(outs, dim=2).mT, torch.cat(peaks, 1), torch.cat(totals, 1)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         query, key, values, ctx.scale = inputs
         ctx.save_for_backward(query, key, values, *output)
-        ctx.mark_non_differentiable(output[1])
+        ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor, _) -> tuple[Tensor, Tensor, Tensor, None]:
-        query, key, values, out, norm = ctx.saved_tensors
+    def backward(ctx, grad: Tensor, *_) -> tuple[Tensor, Tensor, Tensor, None]:
+        query, key, values, out, peak, total = ctx.saved_tensors
         step = tile_rows(query.shape[0], key.shape[1], query.device)
+        grad = grad / total
         delta = (grad * out).sum(-1, keepdim=True)
         grad_queries = []
         grad_key = torch.zeros_like(key.mT)
         grad_values = torch.zeros_like(values.mT)
         for span in spans(query.shape[1], step):
             scaled = query[:, span] * ctx.scale
-            weights = (scaled @ key.mT - norm[:, span]).exp_()
+            weights = (scaled @ key.mT - peak[:, span]).exp_()
             grad_values += grad[:, span].mT @ weights
-            slope = grad[:, span] @ values.mT
-            slope = (slope - delta[:, span]) * weights
+            slope = (grad[:, span] @ values.mT - delta[:, span]).mul_(weights)
             grad_queries.append(key.mT @ slope.mT * ctx.scale)
             grad_key += scaled.mT @ slope
         grad_query = torch.cat(grad_queries, dim=2).mT
@@ -136,7 +147,7 @@ class SquareSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(
         features: Tensor, values: Tensor, scale: float
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         blocks = list(spans(features.shape[1], SQUARE))
         out = [
             _channel_first(values, s.stop - s.start, values.shape[2]) for s in blocks
@@ -162,26 +173,26 @@ class SquareSoftmax(torch.autograd.Function):
                 accumulate(i, logits, blocks[j])
                 if j != i:
                     accumulate(j, logits.mT, row)
-        norm = torch.cat([t + s.log() for t, s in zip(top, total)], dim=1)
         out = torch.cat([(o / s).mT for o, s in zip(out, total)], dim=2).mT
-        return out, norm
+        return out, torch.cat(top, dim=1), torch.cat(total, dim=1)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         features, values, ctx.scale = inputs
         ctx.save_for_backward(features, values, *output)
-        ctx.mark_non_differentiable(output[1])
+        ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor, _) -> tuple[Tensor, Tensor, None]:
-        features, values, out, norm = ctx.saved_tensors
+    def backward(ctx, grad: Tensor, *_) -> tuple[Tensor, Tensor, None]:
+        features, values, out, peak, total = ctx.saved_tensors
+        grad = grad / total
         delta = (grad * out).sum(-1, keepdim=True)
         grad_features = torch.zeros_like(features.mT)
         grad_values = torch.zeros_like(values.mT)
 
         def slope(logits: Tensor, row: slice, column: slice) -> Tensor:
-            weights = (logits - norm[:, row]).exp_()
+            weights = (logits - peak[:, row]).exp_()
             grad_values[:, :, column] += grad[:, row].mT @ weights
             difference = (grad[:, row] @ values[:, column].mT).sub_(delta[:, row])
             return difference.mul_(weights)
