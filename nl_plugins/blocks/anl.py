@@ -30,7 +30,7 @@ class ANLBlock(NonLocalBlock):
 
     The originals compute θ twice, once as query and once as key, so that training
     updates the running statistics of its norm twice a step; a norm of momentum
-    1 - (1 - m)² (``norm_cfg=dict(type='BN', momentum=0.19)``) does the same in one.
+    1 - (1 - m)² (``theta_norm_cfg=dict(type='BN', momentum=0.19)``) does so in one.
 
     Args:
         in_channels (int): Channels C of the input and the output.
@@ -38,6 +38,8 @@ class ANLBlock(NonLocalBlock):
             (1, 3, 6, 8).
         key_bias (bool): Whether the convolution of θ has a bias: True in the SNL
             repository, False in mmseg. Defaults to True.
+        theta_norm_cfg (dict, optional): Norm of θ if it is not ``norm_cfg``.
+            Defaults to None.
         fusion (str): 'add' is the formula above (the SNL repository); 'concat' is
             ``z = relu(BN(conv([W_z (A g), x])))`` without a residual (mmseg), which
             does not start as the identity. Defaults to 'add'.
@@ -62,6 +64,7 @@ class ANLBlock(NonLocalBlock):
         *,
         pool_sizes: Sequence[int] = (1, 3, 6, 8),
         key_bias: bool = True,
+        theta_norm_cfg: dict | None = None,
         fusion: str = 'add',
         norm_cfg: dict | None = dict(type='BN'),  # noqa: B006
         init: str = 'kaiming_fan_out',
@@ -81,7 +84,11 @@ class ANLBlock(NonLocalBlock):
         width = self.inner_channels
         relu = dict(type='ReLU')
         self.theta = self.conv(
-            in_channels, width, bias=key_bias, norm_cfg=self.norm_cfg, act_cfg=relu
+            in_channels,
+            width,
+            bias=key_bias,
+            norm_cfg=theta_norm_cfg or self.norm_cfg,
+            act_cfg=relu,
         )
         self.g = self.conv(in_channels, width)
         self.conv_out = self.conv(width, in_channels)

@@ -155,7 +155,7 @@ class NonLocalBlock(BaseModule):
             zero(conv_out.conv)
         elif self.zeros_init:
             zero(conv_out.norm)
-        elif self.init == 'mmcv':
+        elif self.init == 'mmcv' and conv_out.norm is not None:
             nn.init.normal_(conv_out.norm.weight, std=0.01)
 
     def init_weights(self) -> None:
