@@ -38,32 +38,35 @@ def insert_blocks(backbone: nn.Module, inserts: Sequence[dict]) -> None:
     ]
     segments = [insert['num_segments'] for *_, insert in plan]
     seen = probe(backbone, {host for _, host, _ in plan}, filter(None, segments))
-    placed = []
+    built, placed = [], []
     for asked, host_name, insert in plan:
         host = backbone.get_submodule(host_name)
-        num_segments = insert['num_segments']
         width, rank = _features(host_name, host, insert, seen)
-        blocks = build_blocks(insert['cfg'], width, taken=dir(host))
+        taken = {*dir(host), *(name for at, name, *_ in placed if at == host_name)}
+        blocks = build_blocks(insert['cfg'], width, taken)
         for name, block in blocks.items():
             where = f'{type(block).__name__} after {asked!r}'
-            _check_rank(where, getattr(block, 'ndim', None), rank, num_segments)
-            host.add_module(name, block)
-            placed.append((host_name, name))
+            ndim = getattr(block, 'ndim', None)
+            _check_rank(where, ndim, rank, insert['num_segments'])
             size = sum(p.numel() for p in block.parameters())
-            print_log(
-                f'Inserted {host_name}.{name}: {where}, in_channels={width}, '
-                f'{size:,} parameters',
-                logger='current',
-            )
-        host.register_forward_hook(
-            partial(
-                run_inserted,
-                names=tuple(blocks),
-                num_segments=num_segments,
-                where=host_name,
-            ),
-            with_kwargs=True,
+            note = f'{where}, in_channels={width}, {size:,} parameters'
+            placed.append((host_name, name, note))
+        built.append((host_name, host, blocks, insert['num_segments']))
+
+    # Nothing was changed until here, so that a mistake leaves the backbone whole.
+    for host_name, host, blocks, num_segments in built:
+        for name, block in blocks.items():
+            host.add_module(name, block)
+        hook = partial(
+            run_inserted,
+            names=tuple(blocks),
+            num_segments=num_segments,
+            where=host_name,
         )
+        host.register_forward_hook(hook, with_kwargs=True)
+    for host_name, name, note in placed:
+        print_log(f'Inserted {host_name}.{name}: {note}', logger='current')
+    placed = [(host_name, name) for host_name, name, _ in placed]
     if not isinstance(backbone, WithBlocks):
         backbone.__class__ = with_blocks(type(backbone))
         backbone.inserted_blocks = ()
@@ -266,7 +269,7 @@ def _nearest(asked: str, names: list[str]) -> list[str]:
     parent = asked.rpartition('.')[0]
     siblings = [name for name in names if name.rpartition('.')[0] == parent]
     near = difflib.get_close_matches(asked, names, n=6, cutoff=0.6)
-    chosen = list(dict.fromkeys([*near[:3], *siblings, *near[3:]]))
+    chosen = dict.fromkeys([*siblings, *near] if parent else [*near, *siblings])
     return [repr(name) for name in chosen if name][:12]
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch.nn as nn
 from mmengine.model import BaseModule, initialize
@@ -14,7 +14,7 @@ from .layout import apply_block
 
 
 def build_blocks(
-    cfg: dict | Sequence[dict], in_channels: int, taken: Sequence[str] = ()
+    cfg: dict | Sequence[dict], in_channels: int, taken: Collection[str] = ()
 ) -> dict[str, nn.Module]:
     """Build blocks of one width, keyed by the names of their state-dict keys.
 
@@ -24,7 +24,7 @@ def build_blocks(
     Args:
         cfg (dict | Sequence[dict]): Configs of any registered blocks.
         in_channels (int): Channels of the features, unless a cfg gives its own.
-        taken (Sequence[str]): Names that are in use.
+        taken (Collection[str]): Names that are in use.
 
     Raises:
         ValueError: If there is no cfg, or one without a type.
