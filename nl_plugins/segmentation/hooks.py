@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from mmcv.transforms import LoadAnnotations
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
@@ -100,6 +101,8 @@ class SegDataCheckHook(Hook):
         if not self.check_files or not is_main_process():
             return
         for part in _parts(dataset):
+            if not _loads_labels(part.pipeline):
+                continue  # the pictures of a test server have none
             if getattr(part, 'backend_args', None):
                 print_log(
                     f'{type(part).__name__} reads through {part.backend_args}: its '
@@ -240,6 +243,14 @@ def _parts(dataset) -> Iterator:
     for inner in getattr(dataset, 'datasets', [getattr(dataset, 'dataset', None)]):
         if inner is not None:
             yield from _parts(inner)
+
+
+def _loads_labels(pipeline) -> bool:
+    # Compose has `transforms`, test-time augmentation has `subroutines`.
+    steps = getattr(pipeline, 'transforms', None) or getattr(
+        pipeline, 'subroutines', ()
+    )
+    return isinstance(pipeline, LoadAnnotations) or any(map(_loads_labels, steps))
 
 
 def _ignore_index(dataset) -> int:

@@ -1,5 +1,5 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Wrong data and checkpoints end in one clear sentence, nothing half written."""
+"""Whole runs: training, augmented testing, submissions, and clear refusals."""
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ pytest.importorskip('mmseg')
 import cv2  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
+from PIL import Image  # noqa: E402
 
 CONFIG = 'configs/segmentation/snl/snl_r18-d16_1xb4-400_camvid-180x240.py'
 
@@ -180,3 +181,35 @@ def test_predictions_are_written_without_labels(config, data, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == [f'{n}.png' for n in 'abcd']
     written = cv2.imread(str(out / 'a.png'), cv2.IMREAD_UNCHANGED)
     assert written.shape == (36, 48) and written.max() < 11
+
+
+def test_cityscapes_submission(config, tmp_path):
+    # Predictions in label ids instead of train ids, one PNG of the image's name each.
+    labels = pytest.importorskip('cityscapesscripts.helpers.labels')
+    city = tmp_path / 'cityscapes' / 'leftImg8bit' / 'test' / 'berlin'
+    city.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    name = 'berlin_000000_000019_leftImg8bit'
+    cv2.imwrite(str(city / f'{name}.png'), rng.integers(0, 256, (36, 48, 3), np.uint8))
+    for head in ('decode_head', 'auxiliary_head'):
+        config.model[head].num_classes = 19
+    config.test_dataloader.dataset.update(
+        type='CityscapesDataset',
+        data_root=str(tmp_path / 'cityscapes'),
+        data_prefix=dict(img_path='leftImg8bit/test'),
+        pipeline=[
+            step for step in config.test_pipeline if step.type != 'LoadAnnotations'
+        ],
+    )
+    out = tmp_path / 'submission'
+    config.test_evaluator = dict(
+        type='CityscapesMetric',
+        format_only=True,
+        keep_results=True,
+        output_dir=str(out),
+    )
+    Runner.from_cfg(config).test()
+    written = np.asarray(Image.open(out / f'{name}.png'))
+    known = {label.id for label in labels.labels if 0 <= label.trainId < 255}
+    assert written.shape == (36, 48)
+    assert set(np.unique(written).tolist()) <= known
