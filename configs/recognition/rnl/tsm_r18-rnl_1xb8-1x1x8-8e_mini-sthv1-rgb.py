@@ -4,13 +4,13 @@ _base_ = [
     '../_base_/schedules/mini_8e.py',
     '../_base_/default_runtime.py',
 ]
-# As the R50 network, on 64 x 64 pixels: fewer strides, blocks one stage earlier.
+# As the R50 network, on 48 x 48 pixels: fewer strides, blocks one stage earlier.
 num_segments = {{_base_.num_segments}}
 block = {{_base_.layer3_block}}
 model = dict(
     backbone=dict(
         backbone=dict(
-            pretrained=None, pretrained2d=False, depth=18, strides=(2, 2, 2, 1)
+            pretrained=None, pretrained2d=False, depth=18, strides=(2, 2, 2, 2)
         ),
         inserts=[
             dict(
