@@ -129,7 +129,7 @@ class CCBlock(NonLocalBlock):
         self.check_input(x)
         for unit in self.passes():
             theta, phi, g = self.project(x, unit.theta, unit.phi, unit.g)
-            out = self._affinity(x, theta, phi) @ self._frames(x, g)
+            out = self._affinity(x, theta, phi).apply(self._frames(x, g))
             x = x + unit.gamma(fold(out.reshape(g.shape), x))
         return x
 

@@ -105,7 +105,7 @@ class CGNLBlock(NonLocalBlock):
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         theta, phi, g = self.project(x, self.theta, self.phi, self.g)
-        out = self._affinity(theta, phi) @ self._nodes(g)
+        out = self._affinity(theta, phi).apply(self._nodes(g))
         out = out.reshape(x.shape[0], self.inner_channels, *x.shape[2:])
         return x + self.conv_out(out)
 

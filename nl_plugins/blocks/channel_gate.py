@@ -87,7 +87,7 @@ class ChannelGate(NonLocalBlock):
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         # Every query has the same row, so one query is enough.
-        context = UnaryAffinity(self._weights(x), 1) @ tokens(x)
+        context = UnaryAffinity(self._weights(x), 1).apply(tokens(x))
         hidden = self.squeeze(context.squeeze(1))
         if self.norm is not None:
             hidden = self.norm(hidden)
