@@ -46,9 +46,20 @@ class Draw:
         self.state[f'{name}.num_batches_tracked'] = torch.tensor(7)
 
 
+# Whether batch norms use the statistics of the batch; tests set it.
+TRAINING = False
+
+
 def batch_norm(state: StateDict, name: str, x: Tensor, eps: float = 1e-5) -> Tensor:
-    """Inference form: (x - mean) / sqrt(var + eps) * weight + bias."""
+    """(x - mean) / sqrt(var + eps) * weight + bias."""
     shape = (1, -1) + (1,) * (x.ndim - 2)
+    if TRAINING:
+        axes = [axis for axis in range(x.ndim) if axis != 1]
+        state = {
+            **{key: state[key] for key in (f'{name}.weight', f'{name}.bias')},
+            f'{name}.running_mean': x.mean(axes),
+            f'{name}.running_var': x.var(axes, unbiased=False),
+        }
     mean, var, weight, bias = (
         state[f'{name}.{key}'].view(shape)
         for key in ('running_mean', 'running_var', 'weight', 'bias')

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 import video_originals as originals
 
 pytest.importorskip('mmaction')
@@ -64,6 +65,32 @@ def test_tsm(depth, options):
         frames,
     )
     assert_equal(found, originals.tsm(state, frames, SEGMENTS))
+
+
+def test_rnl_in_training(monkeypatch):
+    """Logits, the gradient of the input and running statistics, with batch norms."""
+    state = originals.draw_tsm(rnl_blocks=originals.RNL_R50)
+    model = tsm_to_mmaction.model_config(state, SEGMENTS)
+    model.cls_head.dropout_ratio = 0
+    with torch.device('meta'):
+        recogniser = build(model)
+    converted = tsm_to_mmaction.convert(state).finish()
+    converted = {key: value.clone() for key, value in converted.items()}
+    recogniser.load_state_dict(converted, assign=True)
+    recogniser.train()
+    frames = draw(2 * SEGMENTS, 3, 64, 64).requires_grad_()
+    found = recogniser.cls_head(recogniser.backbone(frames), num_segs=SEGMENTS)
+    (gradient,) = torch.autograd.grad(found.square().sum(), frames)
+
+    monkeypatch.setattr(originals, 'TRAINING', True)
+    wanted = originals.tsm(state, frames, SEGMENTS)
+    (wanted_gradient,) = torch.autograd.grad(wanted.square().sum(), frames)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
+    torch.testing.assert_close(gradient, wanted_gradient, rtol=1e-7, atol=1e-9)
+
+    x = F.conv2d(frames, state['base_model.conv1.weight'], stride=2, padding=3)
+    mean = 0.9 * state['base_model.bn1.running_mean'] + 0.1 * x.mean((0, 2, 3))
+    torch.testing.assert_close(recogniser.backbone.conv1.bn.running_mean, mean)
 
 
 def test_tsm_nl_in_mmaction2s_own_network():

@@ -465,6 +465,58 @@ def test_the_users_config_is_checked(i3d_state, tmp_path, monkeypatch, capsys):
     assert not out.exists()
 
 
+# ------------------------------------------------------------- and back
+
+
+@pytest.mark.parametrize(
+    'name', ['rnl_state', 'i3d_state', 'tea', 'tsm_nl', 'inception']
+)
+def test_round_trip(name, request):
+    if name == 'tea':  # comes back with the port's names
+        state, module = originals.draw_tea(non_local=False), resnet3d
+    elif name == 'tsm_nl':
+        state, module = originals.draw_tsm(nl_blocks=originals.TSM_NL_R50), tsm
+    elif name == 'inception':
+        state, module = originals.draw_inception(2), inception
+    else:
+        state = request.getfixturevalue(name)
+        module = tsm if name == 'rnl_state' else resnet3d
+    ours = module.convert(state).finish()
+    assert equal(module.to_original(ours).finish(), state)
+
+
+def test_round_trip_of_a_block_without_norm_and_regions():
+    prefix = 'base_model.layer3.1.nl.'
+    state = {
+        f'{prefix}theta.weight': torch.rand(4, 8, 1, 1, 1),
+        f'{prefix}theta.bias': torch.rand(4),
+        f'{prefix}W.weight': torch.rand(8, 4, 1, 1, 1),
+        f'{prefix}W.bias': torch.rand(8),
+    }
+    ours = tsm.convert(state).finish()
+    assert 'backbone.layer3.1.rnl_block.conv_out.conv.weight' in ours
+    assert equal(tsm.to_original(ours).finish(), state)
+
+
+def test_back_command(tmp_path, monkeypatch, capsys):
+    state = {
+        'backbone.conv1.conv.weight': torch.rand(64, 3, 7, 7),
+        'cls_head.fc_cls.bias': torch.rand(3),
+    }
+    source, out = tmp_path / 'ours.pth', tmp_path / 'original.pth.tar'
+    torch.save(dict(state_dict=state), source)
+    printed = convert(tsm, monkeypatch, capsys, source, out, '--back')
+    assert '2 keys moved' in printed
+    found = torch.load(out, weights_only=True)['state_dict']
+    assert list(found) == ['module.base_model.conv1.weight', 'module.new_fc.bias']
+
+
+def test_back_refuses_other_networks():
+    for module in (tsm, inception, resnet3d):
+        with pytest.raises(ValueError, match='have no place'):
+            module.to_original({'backbone.norm1.weight': torch.ones(1)}).finish()
+
+
 # ------------------------------------------------------------- torchvision
 
 

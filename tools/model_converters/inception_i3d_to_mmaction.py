@@ -12,8 +12,10 @@ from torch import Tensor
 from video_keys import (
     base_model,
     finish,
+    finish_back,
     nl_block_name,
     nl_block_prefix,
+    nl_part_name,
     require_keys,
     video_parser,
 )
@@ -25,6 +27,9 @@ NON_LOCAL = {
 }
 STEM = 'conv3d_1a_7x7.conv3d.weight'
 CLASSIFIER = 'conv3d_0c_1x1.conv3d'
+_OUR_UNIT = re.compile(
+    r'backbone\.(?P<unit>(?:conv3d|mixed)_.+)\.(?P<part>conv|bn)\.(?P<tensor>\w+)'
+)
 _UNIT = re.compile(r'(?P<unit>.+)\.(?P<part>conv3d|batch3d)\.(?P<tensor>\w+)')
 
 
@@ -67,10 +72,41 @@ def convert(state_dict: dict[str, Tensor]) -> Conversion:
     return conversion
 
 
+def to_original(state_dict: dict[str, Tensor]) -> Conversion:
+    """The inverse of :func:`convert`."""
+    conversion = Conversion(state_dict)
+    hosts = {
+        nl_block_prefix(f'backbone.{layer}'): f'{old}.'
+        for old, layer in NON_LOCAL.items()
+    }
+    for key in conversion.source:
+        prefix = next((prefix for prefix in hosts if key.startswith(prefix)), None)
+        part = prefix and nl_part_name(key[len(prefix) :])
+        unit = _OUR_UNIT.fullmatch(key)
+        if key == 'cls_head.fc_cls.weight':
+            conversion.move(
+                key,
+                f'{CLASSIFIER}.weight',
+                lambda weight: weight[:, :, None, None, None],
+                'a 1x1x1 convolution',
+            )
+        elif key == 'cls_head.fc_cls.bias':
+            conversion.move(key, f'{CLASSIFIER}.bias')
+        elif part:
+            conversion.move(key, hosts[prefix] + part)
+        elif unit:
+            layer = dict(conv='conv3d', bn='batch3d')[unit['part']]
+            conversion.move(key, f'{unit["unit"]}.{layer}.{unit["tensor"]}')
+    return conversion
+
+
 def main() -> None:
     """Command line."""
     arguments = video_parser(__doc__).parse_args()
     state_dict = load_checkpoint(arguments.checkpoint).state_dict
+    if arguments.back:
+        finish_back(arguments, to_original(state_dict))
+        return
     model = model_config(state_dict)
     finish(arguments, convert(state_dict), model)
 

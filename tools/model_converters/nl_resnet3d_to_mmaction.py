@@ -17,12 +17,17 @@ from video_keys import (
     base_model,
     conv_module_name,
     finish,
+    finish_back,
     nl_block_name,
     nl_block_prefix,
+    nl_part_name,
     require_keys,
     residual_depth,
+    torchvision_name,
     video_parser,
 )
+
+from nl_plugins.blocks import NLBlock
 
 # Each origin's names are first read as those of the PyTorch port.
 _CAFFE2_PARTS = {
@@ -49,6 +54,7 @@ _SLOWFAST_NL = re.compile(
 )
 _SLOWFAST_STEM = re.compile(r's1\.pathway0_stem\.(conv|bn)\.(\w+)')
 _PORT_NL = re.compile(r'(layer\d\.\d+)\.nl\.(.+)')
+_OUR_NL = re.compile(rf'backbone\.(layer\d\.\d+)\.{NLBlock._abbr_}\.(.+)')
 _TEA_NL = re.compile(r'(layer3)\.5\.(theta|phi|g|W_z\.0|W_z\.1)\.(\w+)')
 
 
@@ -208,6 +214,22 @@ def _complete_affine(conversion: Conversion) -> None:
         conversion.add(f'{prefix}bn.running_var', variance, why)
 
 
+def to_original(state_dict: dict[str, Tensor]) -> Conversion:
+    """Names of the recogniser -> names of the PyTorch port."""
+    conversion = Conversion(state_dict)
+    for key in conversion.source:
+        block = _OUR_NL.fullmatch(key)
+        part = block and nl_part_name(block[2])
+        name = torchvision_name(key.removeprefix('backbone.'))
+        if key.startswith('cls_head.fc_cls.'):
+            conversion.move(key, f'fc.{key.removeprefix("cls_head.fc_cls.")}')
+        elif part:
+            conversion.move(key, f'{block[1]}.nl.{part}')
+        elif name:
+            conversion.move(key, name)
+    return conversion
+
+
 def main() -> None:
     """Command line."""
     arguments = video_parser(__doc__).parse_args()
@@ -215,6 +237,9 @@ def main() -> None:
         state_dict = load_blobs(arguments.checkpoint)
     else:
         state_dict = load_checkpoint(arguments.checkpoint).state_dict
+    if arguments.back:
+        finish_back(arguments, to_original(state_dict))
+        return
     model = model_config(state_dict)
     finish(arguments, convert(state_dict), model)
 

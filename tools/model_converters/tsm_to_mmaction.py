@@ -18,15 +18,17 @@ from video_keys import (
     base_model,
     conv_module_name,
     finish,
+    finish_back,
     fold_bias,
     nl_block_name,
     nl_block_prefix,
     require_keys,
     residual_depth,
+    torchvision_name,
     video_parser,
 )
 
-from nl_plugins.blocks import ChannelGate, RNLBlock
+from nl_plugins.blocks import ChannelGate, NLBlock, RNLBlock
 
 ROOT = 'base_model.'
 CLASSIFIERS = ('new_fc.', f'{ROOT}fc.', f'{ROOT}classifier.')
@@ -38,6 +40,10 @@ GATE = {
 }
 RNL = {'theta': 'theta.conv', 'W.0': 'conv_out.conv', 'W.1': 'conv_out.bn'}
 TSM_NL = {'theta': 'theta', 'phi.0': 'phi', 'g.0': 'g', 'W.0': 'out', 'W.1': 'bn'}
+_OURS = re.compile(
+    r'backbone\.(layer\d+\.\d+)\.'
+    rf'({ChannelGate._abbr_}|{RNLBlock._abbr_}|{NLBlock._abbr_})\.(.+)'
+)
 _INSERTED = re.compile(r'(layer\d+\.\d+)\.(cg|nl)\.(.+)')
 
 
@@ -229,6 +235,58 @@ def _move_rnl(conversion: Conversion, key: str, inserted: re.Match) -> None:
         conversion.move(key, f'{prefix}{name}.{rest}')
 
 
+def to_original(state_dict: dict[str, Tensor]) -> Conversion:
+    """The inverse of :func:`convert` without ``stock``, classes in our order."""
+    conversion = Conversion(state_dict)
+    wrapped = {m[1] for m in map(_OURS.fullmatch, state_dict) if m}
+    for key in conversion.source:
+        inserted = _OURS.fullmatch(key)
+        if key.startswith('cls_head.fc_cls.'):
+            conversion.move(key, f'new_fc.{key.removeprefix("cls_head.fc_cls.")}')
+        elif inserted:
+            _move_back(conversion, key, inserted, state_dict)
+        else:
+            local = key.removeprefix('backbone.')
+            wrapper = 'block.' if '.'.join(local.split('.')[:2]) in wrapped else ''
+            name = torchvision_name(local, wrapper)
+            if name:
+                conversion.move(key, ROOT + name)
+    return conversion
+
+
+def _move_back(
+    conversion: Conversion, key: str, inserted: re.Match, state_dict: dict
+) -> None:
+    host, kind, name = inserted.groups()
+    prefix = f'{ROOT}{host}.{"cg" if kind == ChannelGate._abbr_ else "nl"}.'
+    if name == 'region.weight':
+        dense, mask = masked_dense(conversion.source[key])
+        note = 'the diagonal of a dense kernel'
+        conversion.move(key, f'{prefix}penta.weight', lambda _: dense, note)
+        conversion.add(f'{prefix}penta.mask', mask, note)
+        return
+    parts = dict(GATE if kind == ChannelGate._abbr_ else RNL)
+    if kind == NLBlock._abbr_:
+        parts.update({'phi.0': 'phi.0.conv', 'g.0': 'g.0.conv'})
+    norm = f'backbone.{host}.{kind}.conv_out.bn.weight'
+    if kind == RNLBlock._abbr_ and norm not in state_dict:
+        parts['W'] = parts.pop('W.0')  # without a norm, a bare convolution
+    back = {ours: original for original, ours in parts.items()}
+    part, _, rest = name.rpartition('.')
+    if part in back:
+        conversion.move(key, f'{prefix}{back[part]}.{rest}')
+
+
+def masked_dense(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The inverse of :func:`depthwise`: dense kernel and mask, (C', w, *k) each."""
+    inner = weight.shape[0]
+    width = inner // max(inner // 32, 1)
+    mask = weight.new_zeros(inner, width, *weight.shape[2:])
+    channel = torch.arange(inner)
+    mask[channel, channel % width] = 1
+    return mask * weight, mask
+
+
 def class_order(path: Path, num_classes: int) -> list[int]:
     """Row of an alphabetical classifier for each line of a list of class names.
 
@@ -275,6 +333,10 @@ def main() -> None:
     """Command line."""
     arguments = arguments_parser().parse_args()
     state_dict = load_checkpoint(arguments.checkpoint).state_dict
+    if arguments.back:
+        # The original's loader drops the first component of each name.
+        finish_back(arguments, to_original(state_dict), 'module.')
+        return
     segments = arguments.num_segments
     if segments is None:
         named = re.search(r'segment(\d+)', arguments.checkpoint.name)

@@ -30,6 +30,11 @@ _RESNET = re.compile(
     r'(?P<where>(?:layer\d+\.\d+\.)?)(?P<wrapper>(?:block\.)?)'
     r'(?P<layer>conv\d|bn\d|downsample\.[01])\.(?P<rest>[\w.]+)'
 )
+_CONV_MODULE = re.compile(
+    r'(?P<where>(?:layer\d+\.\d+\.)?)(?P<layer>conv\d|downsample)\.'
+    r'(?P<part>conv|bn)\.(?P<rest>[\w.]+)'
+)
+_NL_PART = re.compile(r'(theta|phi|g|conv_out)(?:\.0)?\.(conv|bn)\.(\w+)')
 _BLOCK = re.compile(r'layer(\d+)\.(\d+)\.')
 
 
@@ -68,6 +73,28 @@ def nl_block_name(name: str, pooled_after: bool = False) -> str:
         return f'conv_out.bn.{rest}'
     index = '.0' if pooled_after and part in ('phi', 'g') else ''
     return f'{part}{index}.conv.{rest}'
+
+
+def torchvision_name(name: str, wrapper: str = '') -> str | None:
+    """The inverse of :func:`conv_module_name`; ``wrapper`` is put before the layer."""
+    match = _CONV_MODULE.fullmatch(name)
+    if match is None:
+        return None
+    layer, part = match['layer'], match['part']
+    if layer == 'downsample':
+        layer = f'downsample.{int(part == "bn")}'
+    elif part == 'bn':
+        layer = layer.replace('conv', 'bn')
+    return f'{match["where"]}{wrapper}{layer}.{match["rest"]}'
+
+
+def nl_part_name(name: str) -> str | None:
+    """The inverse of :func:`nl_block_name`."""
+    match = _NL_PART.fullmatch(name)
+    if match is None:
+        return None
+    part = dict(conv='out', bn='bn')[match[2]] if match[1] == 'conv_out' else match[1]
+    return f'{part}.{match[3]}'
 
 
 def fold_bias(conversion: Conversion, bias: str, norm: str) -> None:
@@ -147,6 +174,9 @@ def video_parser(description: str) -> argparse.ArgumentParser:
         metavar='FILE.py',
         help='write the model that the keys tell of, blocks and their places included',
     )
+    arguments.add_argument(
+        '--back', action='store_true', help="from our names to the original's"
+    )
     return arguments
 
 
@@ -157,10 +187,7 @@ def finish(arguments: argparse.Namespace, conversion: Conversion, model: dict) -
     if arguments.config:
         wanted = Config.fromfile(arguments.config).model
     load_strictly(build(wanted), state_dict)
-    save_checkpoint(arguments.out, state_dict)
-    report = arguments.report or arguments.out.with_suffix('.txt')
-    save_report(report, conversion)
-    print(f'{conversion.summary()}; {report} tells where each key went')
+    _save(arguments, conversion, state_dict)
     if arguments.write_config:
         imports = dict(imports=['nl_plugins'], allow_failed_imports=False)
         config = Config(dict(custom_imports=imports, model=model))
@@ -169,3 +196,21 @@ def finish(arguments: argparse.Namespace, conversion: Conversion, model: dict) -
             lambda path: path.write_text(config.pretty_text),
         )
         print(f'{arguments.write_config} holds the model')
+
+
+def finish_back(
+    arguments: argparse.Namespace, conversion: Conversion, prefix: str = ''
+) -> None:
+    """Write weights with the original's names, each behind ``prefix``."""
+    state_dict = conversion.finish()
+    named = {prefix + key: value for key, value in state_dict.items()}
+    _save(arguments, conversion, named)
+
+
+def _save(
+    arguments: argparse.Namespace, conversion: Conversion, state_dict: dict
+) -> None:
+    save_checkpoint(arguments.out, state_dict)
+    report = arguments.report or arguments.out.with_suffix('.txt')
+    save_report(report, conversion)
+    print(f'{conversion.summary()}; {report} tells where each key went')
