@@ -12,6 +12,7 @@ from .datasets import (  # noqa: E402
     RequireFrames,
 )
 from .flow import FlowFlip, FlowFolderDecode  # noqa: E402
+from .grouped_nl import GroupedNLBlock  # noqa: E402
 from .inception_i3d import InceptionI3D  # noqa: E402
 from .inception_i3d_head import InceptionI3DHead  # noqa: E402
 from .metrics import CrossEntropyMetric  # noqa: E402
@@ -33,6 +34,7 @@ __all__ = [
     'FlowFlip',
     'FlowFolderDecode',
     'FullResThreeCrop',
+    'GroupedNLBlock',
     'InceptionI3D',
     'InceptionI3DHead',
     'InclusiveLinearLR',

@@ -354,3 +354,21 @@ def test_neck_names_the_missing_out_indices():
     neck = NonLocalNeck(16, dict(type='NLBlock', ndim=3))
     with pytest.raises(ValueError, match='two or more out_indices'):
         neck([torch.rand(1, 4, 2, 4, 4)] * 8)
+
+
+def test_grouped_block_sees_its_own_frames_only():
+    from nl_plugins.recognition import GroupedNLBlock
+
+    torch.manual_seed(0)
+    options = dict(sub_sample=True, sub_sample_order='pool_conv', zeros_init=False)
+    block = GroupedNLBlock(8, group_size=2, **options).double()
+    x = torch.randn(3, 8, 6, 4, 5, dtype=torch.float64)
+    plain = super(GroupedNLBlock, block).forward
+    wanted = torch.cat([plain(frames) for frames in x.split(2, dim=2)], dim=2)
+    torch.testing.assert_close(block(x), wanted)
+    assert block.affinity(x).shape == (9, 2 * 20, 2 * 4)
+    assert block.key_grid((6, 4, 5)) == (2, 2, 2)
+    with pytest.raises(ValueError, match='group_size=2 does not divide the 5 frames'):
+        block(x[:, :, :5])
+    with pytest.raises(ValueError, match='ndim=3 and a positive group_size'):
+        GroupedNLBlock(8, group_size=0)

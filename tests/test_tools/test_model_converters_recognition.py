@@ -380,7 +380,11 @@ def test_affine_non_local_blocks_have_no_norm(i3d_state):
         and not (name.startswith('nonlocal') and '_bn_' in name)
     }
     model = resnet3d.model_config(blobs)
-    assert model.backbone.inserts[0].cfg.norm_cfg is None
+    near, far = model.backbone.inserts
+    assert near.cfg.norm_cfg is None and far.cfg.norm_cfg is None
+    assert near.after == ['layer2.1', 'layer2.3']
+    assert (near.cfg.type, near.cfg.group_size) == ('GroupedNLBlock', 4)
+    assert (far.cfg.type, far.after[0]) == ('NLBlock', 'layer3.1')
     with torch.device('meta'):
         wanted = build(model).state_dict()
     found = resnet3d.convert(blobs).finish()

@@ -4,7 +4,8 @@
 Reads the PyTorch port Tushar-N/pytorch-resnet3d, Caffe2 blobs (.pkl) of
 video-nonlocal-net, affine models included, SlowFast checkpoints and tea1528's 3D
 ResNet-50. Depth, temporal kernels and blocks are found from the keys. The strides
-and pools of the stem are not in a checkpoint: choose the config accordingly.
+and pools of the stem are not in a checkpoint: choose the config accordingly. Affine
+models are taken for the long-range ones, with groups of four frames in res3.
 """
 
 import re
@@ -166,6 +167,13 @@ def model_config(state_dict: dict[str, Tensor]) -> dict:
     if norms == {False}:  # fine-tuned with a zero output convolution instead
         insert.cfg.norm_cfg = None
     insert.after = after
+    if 'bn1.running_mean' not in port:
+        # Affine models are the long-range ones: in res3 groups of four frames.
+        grouped = dict(insert.cfg, type='GroupedNLBlock', group_size=4)
+        near = [place for place in after if place.startswith('layer2.')]
+        far = [place for place in after if place not in near]
+        places = ((near, grouped), (far, insert.cfg))
+        model.backbone.inserts = [dict(after=a, cfg=c) for a, c in places if a]
     return model
 
 
