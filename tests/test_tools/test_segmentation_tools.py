@@ -120,12 +120,12 @@ def test_each_part_is_measured(full_resolution, root, part):
 
 def test_fast_block_needs_less_memory_than_dense(full_resolution, root):
     used = {
-        part: full_resolution.measure(root / CONFIG, part, (256, 512), 'cpu')['bytes']
+        part: full_resolution.measure(root / CONFIG, part, (320, 640), 'cpu')['bytes']
         for part in ('block', 'dense')
     }
-    matrix = full_resolution.dense_bytes((256, 512))
-    assert matrix == 4 * (32 * 64) ** 2
-    assert used['dense'] > matrix > 4 * used['block']
+    matrix = full_resolution.dense_bytes((320, 640))
+    assert matrix == 4 * (40 * 80) ** 2
+    assert used['dense'] > matrix > 2 * used['block']
 
 
 def test_sizes_are_checked(full_resolution):
