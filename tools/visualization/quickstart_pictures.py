@@ -20,12 +20,12 @@ sys.path.insert(0, str(ROOT))
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 from mmengine.dataset import pseudo_collate  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import load_checkpoint  # noqa: E402
 
-from nl_plugins.analysis import query_map, record_attention  # noqa: E402
 from nl_plugins.blocks import BLOCKS  # noqa: E402
 
 plt.switch_backend('Agg')
@@ -126,16 +126,42 @@ def query_position(labels: np.ndarray, names: list[str]) -> tuple[int, int]:
     return labels.shape[0] // 2, labels.shape[1] // 2
 
 
+def last_attention(
+    model: torch.nn.Module, item: dict, position: tuple[int, int], size: tuple[int, int]
+) -> tuple[str, np.ndarray]:
+    """Name of the network's last block, and its affinity's row of one pixel.
+
+    Args:
+        model (nn.Module): In evaluation mode.
+        item (dict): One sample of the test data.
+        position (tuple[int, int]): (y, x) of the query in the picture.
+        size (tuple[int, int]): (H, W) of the picture and of the result.
+
+    Returns:
+        tuple[str, np.ndarray]: The row on the grid of the keys, enlarged to ``size``.
+    """
+    kinds = tuple(BLOCKS.values())
+    name, block = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds)][-1]
+    inputs = []
+    hook = block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    try:
+        with torch.no_grad():
+            model.test_step(pseudo_collate([item]))
+            grid = inputs[0].shape[2:]
+            y, x = (p * g // s for p, g, s in zip(position, grid, size))
+            row = block.affinity(inputs[0]).rows([y * grid[1] + x])[0]
+    finally:
+        hook.remove()
+    row = row.reshape(1, 1, *block.key_grid(tuple(grid))).float().cpu()
+    heat = F.interpolate(row, size=tuple(size), mode='bilinear', align_corners=False)
+    return name, heat[0, 0].numpy()
+
+
 def draw_attention(model: torch.nn.Module, item: dict, names: list[str]) -> Any:
     """Where the last block of the network looks from one pixel."""
     labels = item['data_samples'].gt_sem_seg.data[0].numpy()
     position = query_position(labels, names)
-    with record_attention(model) as maps, torch.no_grad():
-        model.test_step(pseudo_collate([item]))
-        name = list(maps)[-1]
-        heat = query_map(maps[name], position=position, size=labels.shape)
-    heat = np.asarray(heat.detach().cpu() if torch.is_tensor(heat) else heat)
-    heat = heat.reshape(labels.shape)
+    name, heat = last_attention(model, item, position, labels.shape)
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.6))
     for axis in axes:
         axis.imshow(_rgb(item))
