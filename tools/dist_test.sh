@@ -8,13 +8,5 @@ if [ $# -lt 3 ]; then
     echo "usage: $0 CONFIG CHECKPOINT GPUS [flags of test.py]" >&2
     exit 2
 fi
-TOOLS="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
-
-exec "${PYTHON:-python}" -m torch.distributed.run \
-    --nnodes "${NNODES:-1}" \
-    --node_rank "${NODE_RANK:-0}" \
-    --master_addr "${MASTER_ADDR:-127.0.0.1}" \
-    --master_port "${PORT:-29500}" \
-    --nproc_per_node "$3" \
-    "$TOOLS/test.py" "$1" "$2" --launcher pytorch "${@:4}"
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+run_distributed "$3" test.py "$1" "$2" "${@:4}"

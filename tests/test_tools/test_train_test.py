@@ -276,9 +276,9 @@ def test_slurm_scripts_pass_everything_on(trained, folder, tmp_path):
         '-u',
         str(TOOLS / 'train.py'),
         str(config),
+        '--resume',
         '--launcher',
         'slurm',
-        '--resume',
     ]
 
 

@@ -14,6 +14,7 @@ model = dict(
         backbone=dict(
             type='ResNetTSM',
             depth=18,
+            pretrained2d=False,
             strides=(2, 2, 2, 1),
             shift_div=8,
             num_segments=8,
