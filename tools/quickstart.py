@@ -103,6 +103,7 @@ def run_step(step: str, command: Sequence[str], log: Path) -> None:
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     env = dict(os.environ)
+    env['PYTHONUNBUFFERED'] = '1'  # the log is read while it grows
     # Small networks gain nothing from more threads.
     env.setdefault('OMP_NUM_THREADS', str(min(4, os.cpu_count() or 1)))
     start, tail = time.time(), []
@@ -296,4 +297,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print('\nquickstart: interrupted; what was done stays', file=sys.stderr)
+        sys.exit(130)

@@ -20,7 +20,6 @@ sys.path.insert(0, str(ROOT))
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 from mmengine.dataset import pseudo_collate  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
@@ -31,6 +30,22 @@ from nl_plugins.blocks import BLOCKS  # noqa: E402
 plt.switch_backend('Agg')
 # A vehicle whose class only a distant sign tells is worth a look.
 _QUERY_CLASSES = ('bus', 'truck', 'car')
+
+
+def load(
+    config: str, checkpoint: str, cfg_options: dict | None = None
+) -> tuple[str, Any, torch.nn.Module]:
+    """Scope, test data and model of a config, on the GPU when there is one."""
+    cfg = Config.fromfile(config)
+    cfg.merge_from_dict(cfg_options or {})
+    scope = cfg.default_scope
+    init_default_scope(scope)
+    registry = import_module(f'{scope}.registry')
+    dataset = registry.DATASETS.build(cfg.test_dataloader.dataset)
+    model = registry.MODELS.build(cfg.model)
+    load_checkpoint(model, checkpoint, map_location='cpu')
+    model.to('cuda' if torch.cuda.is_available() else 'cpu').eval()
+    return scope, dataset, model
 
 
 def block_names(model: torch.nn.Module) -> list[str]:
@@ -95,7 +110,8 @@ def draw_clips(items: list, results: list, names: list[str]) -> Any:
     return figure
 
 
-def _rgb(item: dict) -> np.ndarray:
+def rgb(item: dict) -> np.ndarray:
+    """The picture of a sample of mmseg, (H, W, 3) RGB."""
     return item['inputs'].flip(0).permute(1, 2, 0).numpy()
 
 
@@ -106,7 +122,7 @@ def draw_scenes(items: list, results: list, palette: np.ndarray) -> Any:
         truth = item['data_samples'].gt_sem_seg.data[0].numpy()
         guess = result.pred_sem_seg.data[0].cpu().numpy()
         colours = np.vstack([palette, np.zeros((256 - len(palette), 3), np.uint8)])
-        pictures = (_rgb(item), colours[truth], colours[guess])
+        pictures = (rgb(item), colours[truth], colours[guess])
         for axis, picture, title in zip(
             row, pictures, ('image', 'truth', 'prediction')
         ):
@@ -126,8 +142,8 @@ def query_position(labels: np.ndarray, names: list[str]) -> tuple[int, int]:
     return labels.shape[0] // 2, labels.shape[1] // 2
 
 
-def last_attention(
-    model: torch.nn.Module, item: dict, position: tuple[int, int], size: tuple[int, int]
+def row_of(
+    model: torch.nn.Module, item: dict, position: tuple[int, int]
 ) -> tuple[str, np.ndarray]:
     """Name of the network's last block, and its affinity's row of one pixel.
 
@@ -135,10 +151,9 @@ def last_attention(
         model (nn.Module): In evaluation mode.
         item (dict): One sample of the test data.
         position (tuple[int, int]): (y, x) of the query in the picture.
-        size (tuple[int, int]): (H, W) of the picture and of the result.
 
     Returns:
-        tuple[str, np.ndarray]: The row on the grid of the keys, enlarged to ``size``.
+        tuple[str, np.ndarray]: The row on the grid of the keys.
     """
     kinds = tuple(BLOCKS.values())
     name, block = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds)][-1]
@@ -148,26 +163,26 @@ def last_attention(
         with torch.no_grad():
             model.test_step(pseudo_collate([item]))
             grid = inputs[0].shape[2:]
+            size = item['inputs'].shape[1:]
             y, x = (p * g // s for p, g, s in zip(position, grid, size))
             row = block.affinity(inputs[0]).rows([y * grid[1] + x])[0]
     finally:
         hook.remove()
-    row = row.reshape(1, 1, *block.key_grid(tuple(grid))).float().cpu()
-    heat = F.interpolate(row, size=tuple(size), mode='bilinear', align_corners=False)
-    return name, heat[0, 0].numpy()
+    return name, row.reshape(block.key_grid(tuple(grid))).float().cpu().numpy()
 
 
 def draw_attention(model: torch.nn.Module, item: dict, names: list[str]) -> Any:
     """Where the last block of the network looks from one pixel."""
     labels = item['data_samples'].gt_sem_seg.data[0].numpy()
     position = query_position(labels, names)
-    name, heat = last_attention(model, item, position, labels.shape)
+    name, row = row_of(model, item, position)
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.6))
     for axis in axes:
-        axis.imshow(_rgb(item))
+        axis.imshow(rgb(item))
         axis.plot(position[1], position[0], 'x', color='red', ms=9, mew=2)
         axis.axis('off')
-    axes[1].imshow(heat, alpha=0.65, cmap='inferno')
+    extent = (-0.5, labels.shape[1] - 0.5, labels.shape[0] - 0.5, -0.5)
+    axes[1].imshow(row, alpha=0.65, cmap='inferno', extent=extent)
     axes[0].set_title('query', fontsize=8)
     axes[1].set_title(f'attention of {name}', fontsize=8)
     figure.tight_layout()
@@ -181,17 +196,7 @@ def main() -> None:
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     args = parser.parse_args()
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options)
-    scope = cfg.default_scope
-    init_default_scope(scope)
-    registry = import_module(f'{scope}.registry')
-    dataset = registry.DATASETS.build(cfg.test_dataloader.dataset)
-    model = registry.MODELS.build(cfg.model)
-    load_checkpoint(model, args.checkpoint, map_location='cpu')
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    model.to(device).eval()
-
+    scope, dataset, model = load(args.config, args.checkpoint, args.cfg_options)
     count = {'mmpretrain': 10, 'mmaction': 4, 'mmseg': 3}[scope]
     items = [dataset[i] for i in range(count)]
     with torch.no_grad():
