@@ -3,6 +3,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
