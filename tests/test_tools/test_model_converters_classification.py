@@ -330,7 +330,7 @@ def test_wrong_networks():
         to_ours(weights, Options(num_classes=2000))
     with pytest.raises(ValueError, match=r"--block-type a2: .* \['snl'\]"):
         to_ours(weights, Options('a2'))
-    del weights['layer1.4.bn1.weight']
+    del weights['layer1.3.bn1.weight']
     with pytest.raises(ValueError, match='1 keys are missing'):
         build(to_ours(weights, Options()))
     weights = original.cifar_resnet(1)
