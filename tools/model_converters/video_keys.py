@@ -18,12 +18,13 @@ from conversion import (
 from mmengine.config import Config
 from torch import Tensor, nn
 
-import nl_plugins  # noqa: F401  registers the blocks and repairs mmaction2
-from nl_plugins.blocks import NLBlock
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the package beside these tools, installed or not
 
-MODELS_FOLDER = (
-    Path(__file__).resolve().parents[2] / 'configs/recognition/_base_/models'
-)
+import nl_plugins  # noqa: E402, F401  registers the blocks and repairs mmaction2
+from nl_plugins.blocks import NLBlock  # noqa: E402
+
+MODELS_FOLDER = ROOT / 'configs/recognition/_base_/models'
 DEPTHS = {(3, 4, 6, 3): 50, (3, 4, 23, 3): 101, (3, 8, 36, 3): 152}
 
 # torchvision's name of a layer in or outside a residual block.
