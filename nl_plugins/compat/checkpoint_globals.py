@@ -13,6 +13,10 @@ from .imports import is_installed
 from .repair import Repair, release
 
 
+# The second is pickled with its annealing function.
+MMENGINE_TYPES = ('HistoryBuffer', 'OneCycleParamScheduler')
+
+
 def needed() -> bool:
     return release(torch.__version__) >= (2, 6) and is_installed('mmengine')
 
@@ -41,7 +45,8 @@ def safe_globals() -> list:
 
 
 def apply(module) -> None:
-    torch.serialization.add_safe_globals([module.HistoryBuffer, *safe_globals()])
+    own = [vars(module)[name] for name in MMENGINE_TYPES if name in vars(module)]
+    torch.serialization.add_safe_globals([*own, *safe_globals()])
 
 
 REPAIR = Repair(
@@ -51,5 +56,8 @@ REPAIR = Repair(
     upstream='https://github.com/open-mmlab/mmengine/issues/1655',
     needed=needed,
     apply=apply,
-    modules=('mmengine.logging.history_buffer',),
+    modules=(
+        'mmengine.logging.history_buffer',
+        'mmengine.optim.scheduler.param_scheduler',
+    ),
 )

@@ -86,6 +86,17 @@ def test_a_checkpoint_of_mmengine_loads_restricted(tmp_path, core):
 
 
 @needs_mmengine
+def test_the_state_of_a_one_cycle_schedule_loads_restricted(tmp_path):
+    from mmengine.optim import OneCycleLR
+
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    state = OneCycleLR(optimizer, eta_max=1.0, total_steps=10).state_dict()
+    torch.save(state, tmp_path / 'epoch_1.pth')
+    weights_only = dict(weights_only=True) if checkpoint_globals.needed() else {}
+    assert torch.load(tmp_path / 'epoch_1.pth', **weights_only) == state
+
+
+@needs_mmengine
 def test_loading_stays_restricted(tmp_path):
     if not checkpoint_globals.needed():
         pytest.skip('this torch does not restrict by default')
