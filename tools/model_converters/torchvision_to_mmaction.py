@@ -3,8 +3,8 @@
 
 Reads torchvision's ResNets and the Caffe2 blobs (.pkl) of ResNets for images. 2D
 kernels are repeated over the frames of a 3D kernel and divided by their number; the
-classifier is left behind. Use the result with ``init_cfg=dict(type='Pretrained',
-checkpoint=..., prefix='backbone.')`` or with ``load_from``.
+classifier is left behind. Use the result with ``load_from = FILE`` and without
+``pretrained`` in the backbone (``pretrained2d=False`` too for ``ResNetTSM``).
 """
 
 from caffe2_blobs import load_blobs
