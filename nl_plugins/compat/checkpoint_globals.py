@@ -12,7 +12,6 @@ import torch
 from .imports import is_installed
 from .repair import Repair, release
 
-
 # The second is pickled with its annealing function.
 MMENGINE_TYPES = ('HistoryBuffer', 'OneCycleParamScheduler')
 

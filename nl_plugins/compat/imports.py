@@ -54,9 +54,10 @@ class _Watcher(MetaPathFinder):
             spec = find_spec(fullname)
         finally:
             self._searching.discard(fullname)
-        if spec is None or not hasattr(spec.loader, 'exec_module'):
+        execute = getattr(getattr(spec, 'loader', None), 'exec_module', None)
+        # A reload gets the spec of the first import, which is watched already.
+        if execute is None or hasattr(execute, 'watched'):
             return spec
-        execute = spec.loader.exec_module
 
         def exec_module(module: ModuleType) -> None:
             with ExitStack() as stack:
@@ -66,6 +67,7 @@ class _Watcher(MetaPathFinder):
             for action in self.after.get(fullname, ()):
                 action(module)
 
+        exec_module.watched = True
         spec.loader.exec_module = exec_module
         return spec
 

@@ -51,8 +51,11 @@ def test_an_action_is_done_at_once_when_it_is_too_late(package):
 def test_an_action_is_repeated_after_a_reload(package):
     when_imported('watched.good', lambda module: setattr(module, 'VALUE', 2))
     module = importlib.import_module('watched.good')
+    seen = []
+    when_imported('watched.good', lambda module: seen.append(module.VALUE))
     module.VALUE = 0
     assert importlib.reload(module).VALUE == 2
+    assert seen == [2, 2]
 
 
 def test_a_failing_module_raises_its_own_error(package):

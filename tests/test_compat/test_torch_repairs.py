@@ -97,6 +97,24 @@ def test_the_state_of_a_one_cycle_schedule_loads_restricted(tmp_path):
 
 
 @needs_mmengine
+@pytest.mark.parametrize(
+    'name, options',
+    [
+        ('OneCycleLR', dict(eta_max=0.2, total_steps=4)),
+        ('CosineAnnealingLR', dict(T_max=4)),
+        ('ReduceOnPlateauLR', dict(monitor='loss')),
+        ('PolyLR', dict(power=0.9)),
+    ],
+)
+def test_the_state_of_a_scheduler_loads_restricted(tmp_path, name, options):
+    scheduler = pytest.importorskip('mmengine.optim.scheduler')
+    optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
+    state = getattr(scheduler, name)(optimizer, **options).state_dict()
+    torch.save(state, tmp_path / 'state.pth')
+    assert torch.load(tmp_path / 'state.pth').keys() == state.keys()
+
+
+@needs_mmengine
 def test_loading_stays_restricted(tmp_path):
     if not checkpoint_globals.needed():
         pytest.skip('this torch does not restrict by default')
