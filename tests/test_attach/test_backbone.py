@@ -7,7 +7,8 @@ import pickle
 import pytest
 import torch
 import torch.nn as nn
-from networks import NL, STOCK, blocks_of, build, features, wake
+
+from .networks import NL, STOCK, blocks_of, build, features, wake
 
 
 @pytest.fixture(scope='module', params=STOCK)

@@ -4,9 +4,10 @@
 import pytest
 import torch
 import torch.nn as nn
-from networks import GATE, NL, NL3D, SHORT, STOCK, build
 
 from nl_plugins.attach import NonLocalBackbone
+
+from .networks import GATE, NL, NL3D, SHORT, STOCK, build
 
 
 class Body(nn.Module):

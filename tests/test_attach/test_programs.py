@@ -8,8 +8,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from networks import SHORT, blocks_of, features, wake
 from torch.nn.parallel import DistributedDataParallel
+
+from .networks import SHORT, blocks_of, features, wake
 
 
 @pytest.fixture(scope='module', params=SHORT)
