@@ -12,11 +12,14 @@ import re
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
 
 import conversion as core  # noqa: E402
 from block_keys import original_block  # noqa: E402
 from network_keys import Converted, Options, to_original, to_ours  # noqa: E402
+
+import nl_plugins  # noqa: E402, F401  (registers; makes mmengine's files loadable)
 
 _AFFINITIES = ('softmax', 'relu_raw', 'sym_norm')
 # The SNL repository and CGNL put the block type into the file name.
@@ -116,8 +119,6 @@ def check(converted: Converted, state_dict: dict) -> None:
         ValueError: If they do not fit.
     """
     from mmengine.registry import MODELS as ROOT
-
-    import nl_plugins  # noqa: F401
 
     if 'type' not in converted.model:
         for name, cfg in converted.model.items():
