@@ -63,10 +63,11 @@ class A2Block(GraphFilterBlock):
         self.definition = definition
         self.add_units()
 
-    def pairwise(self, theta: Tensor, phi: Tensor) -> Affinity:
+    def pairwise(self, pair: Tensor) -> Affinity:
         if self.definition == 'snl':
-            return super().pairwise(theta, phi)
-        return DotAffinity(theta.softmax(2), phi.softmax(1), scale=1.0)
+            return super().pairwise(pair)
+        theta, phi = pair.mT.chunk(2, dim=1)  # channel-first, as in memory
+        return DotAffinity(theta.softmax(1).mT, phi.softmax(2).mT, scale=1.0)
 
     def filter(
         self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, arma
-from ..graph.affinity import channel_first_matmul
+from ..graph.affinity import mix
 from .base import matrix
 from .graph_filter import GraphFilterBlock
 
@@ -88,4 +88,4 @@ class ARMANLBlock(GraphFilterBlock):
             for recurrent, skip in stacks
         )
         weight = matrix(unit.conv_out) / self.num_stacks
-        return channel_first_matmul(hidden, weight.to(hidden.dtype).mT)
+        return mix(hidden, weight.to(hidden.dtype))

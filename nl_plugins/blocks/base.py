@@ -16,6 +16,7 @@ from mmengine.model.weight_init import initialize, update_init_info
 from torch import Tensor
 
 from ..graph import Affinity
+from ..graph.affinity import concat_channels, mix
 
 # Norm types whose layer depends on the number of spatial dimensions.
 _DIMENSIONAL_NORMS = ('BN', 'IN')
@@ -196,9 +197,34 @@ class NonLocalBlock(BaseModule):
                 inplace=False,
             )
 
-    def project(self, x: Tensor, *convs: nn.Module) -> list[Tensor]:
-        """The maps of several 1x1 convolutions of x, each (B, N, channels)."""
-        return [tokens(conv(x)) for conv in convs]
+    def project(
+        self, x: Tensor, *convs: nn.Module | tuple[nn.Module, ...]
+    ) -> list[Tensor]:
+        """The maps of several 1x1 convolutions of x, each (B, N, channels).
+
+        Plain convolutions are computed in one product. A tuple of them gives one map,
+        theirs side by side.
+        """
+        groups = [group if isinstance(group, tuple) else (group,) for group in convs]
+        layers = [layer for group in groups for layer in group]
+        if not all(is_plain(layer) for layer in layers):
+            return [
+                concat_channels(*(tokens(layer(x)) for layer in group))
+                if len(group) > 1
+                else tokens(group[0](x))
+                for group in groups
+            ]
+        weights = [matrix(layer) for layer in layers]
+        biases = [
+            weight.new_zeros(len(weight))
+            if layer.conv.bias is None
+            else layer.conv.bias
+            for layer, weight in zip(layers, weights)
+        ]
+        biased = any(layer.conv.bias is not None for layer in layers)
+        maps = mix(tokens(x), torch.cat(weights), torch.cat(biases) if biased else None)
+        widths = [sum(len(matrix(layer)) for layer in group) for group in groups]
+        return list(maps.split(widths, dim=-1))
 
     def output(
         self, x: Tensor, filtered: Tensor, conv_out: nn.Module | None = None
@@ -258,6 +284,20 @@ def matrix(conv: nn.Module) -> Tensor:
     )
     answers = conv(units.view(*units.shape, *[1] * (conv.weight.ndim - 2))).flatten(1)
     return (answers if conv.bias is None else answers - conv.bias).mT
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Whether a ConvModule is a bare 1x1 convolution that nobody listens to."""
+    conv = getattr(layer, 'conv', None)
+    return (
+        type(conv) in _PLAIN_CONVS
+        and conv.groups == 1
+        and not (layer.with_norm or layer.with_activation)
+        and not any(
+            module._forward_hooks or module._forward_pre_hooks
+            for module in (layer, conv)
+        )
+    )
 
 
 def draw(layer: nn.Module, init: str, num_terms: int = 1) -> None:

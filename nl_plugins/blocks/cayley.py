@@ -14,7 +14,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, cayley, laplacian
-from ..graph.affinity import channel_first_matmul, concat_channels
+from ..graph.affinity import concat_channels, mix
 from .base import matrix
 from .graph_filter import GraphFilterBlock
 
@@ -94,13 +94,10 @@ class CayleyNLBlock(GraphFilterBlock):
         weight = matrix(unit.conv_out).to(values.dtype)
         if self.rational:
             terms = cayley(affinity, values, self.order, self.zoom)
-            return channel_first_matmul(concat_channels(*terms), weight.mT)
+            return mix(concat_channels(*terms), weight)
         first, second = weight.chunk(2, dim=1)
         skip = first + second @ matrix(unit.conv_h).to(values.dtype)
         # W_2 L² g = W_2 (d - A d) with d = L g.
         difference = laplacian(affinity, values)
-        return (
-            channel_first_matmul(values, skip.mT)
-            + channel_first_matmul(difference, second.mT)
-            - affinity.apply(difference, second)
-        )
+        out = mix(difference, second, mix(values, skip))
+        return affinity.apply(difference, -second, out)

@@ -127,8 +127,8 @@ class DNLBlock(GraphFilterBlock):
             query = centred(tokens(x))
             pairwise = SoftmaxAffinity(query, query)
         else:
-            pairwise = self.pairwise(*self.project(x, self.theta, self.phi))
-        return pairwise + self._unary(x, self.each_unit()[0])
+            pairwise = self.pairwise(*self.project(x, (self.theta, self.phi)))
+        return pairwise + self._unary(x, self.each_unit()[0], tokens(x).shape[1])
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._is_gaussian:
@@ -144,13 +144,15 @@ class DNLBlock(GraphFilterBlock):
     def filter(
         self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
     ) -> Tensor:
-        affinity = affinity + self._unary(x, unit)
-        return affinity.apply(values, matrix(unit.conv_out))
+        weight = matrix(unit.conv_out)
+        # The unary term is the same for every query, so one is enough.
+        unary = self._unary(x, unit, 1).apply(values, weight)
+        return affinity.apply(values, weight) + unary
 
-    def pairwise(self, theta: Tensor, phi: Tensor) -> Affinity:
+    def pairwise(self, pair: Tensor) -> Affinity:
         if self.definition == 'snl':
-            return super().pairwise(theta, phi)
-        theta, phi = centred(theta), centred(phi)
+            return super().pairwise(pair)
+        theta, phi = centred(pair).chunk(2, dim=-1)
         if self.mode == 'dot_product':
             return DotAffinity(theta, phi)
         if self.mode == 'concatenation':
@@ -158,9 +160,9 @@ class DNLBlock(GraphFilterBlock):
             return ConcatAffinity(theta @ first, phi @ second)
         return SoftmaxAffinity(theta, phi, self.scale)
 
-    def _unary(self, x: Tensor, unit: nn.Module) -> Affinity:
+    def _unary(self, x: Tensor, unit: nn.Module, num_queries: int) -> Affinity:
         weights = unit.conv_mask(x).flatten(1).softmax(1)
-        return UnaryAffinity(weights, weights.shape[1])
+        return UnaryAffinity(weights, num_queries)
 
 
 def centred(positions: Tensor) -> Tensor:

@@ -123,30 +123,35 @@ class GraphFilterBlock(NonLocalBlock):
 
     def affinity(self, x: Tensor) -> Affinity:
         self.check_input(x)
-        return self.pairwise(*self.project(x, self.theta, self.phi))
+        return self.pairwise(*self.project(x, (self.theta, self.phi)))
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         first, *others = self.each_unit()
-        theta, phi, g = self.project(x, self.theta, self.phi, first.g)
-        affinity = self.pairwise(theta, phi)
-        x = self.output(x, self.filter(affinity, g, first, x), first.conv_out)
+        pair, g = self.project(x, (self.theta, self.phi), first.g)
+        affinity = self.pairwise(pair)
+        filtered = self.filter(affinity, g, first, x)
+        del pair, g  # the maps are as large as x: let them go before the norm
+        if not others:
+            del affinity
+        x = self.output(x, filtered, first.conv_out)
         for unit in others:
             (g,) = self.project(x, unit.g)
             x = self.output(x, self.filter(affinity, g, unit, x), unit.conv_out)
         return x
 
-    def pairwise(self, theta: Tensor, phi: Tensor) -> Affinity:
-        """The affinity of θ(x) and φ(x), each (B, N, C')."""
+    def pairwise(self, pair: Tensor) -> Affinity:
+        """The affinity of θ(x) and φ(x), given side by side: (B, N, 2 C')."""
         if self.affinity_type != 'softmax':
-            theta, phi = torch.relu(theta), torch.relu(phi)
+            # The maps are ours: without gradients nobody needs them unrectified.
+            pair = torch.relu(pair) if torch.is_grad_enabled() else torch.relu_(pair)
         if self.affinity_type == 'sym_norm':
-            return SymmetricAffinity(theta, phi, symmetric=self.symmetric)
+            return SymmetricAffinity.from_features(pair, symmetric=self.symmetric)
+        theta, phi = pair.chunk(2, dim=-1)
         scale = 1.0
         if self.symmetric:
             # [T P]_i·[P T]_j / 2 = (T_i·P_j + P_i·T_j) / 2
-            theta, phi = concat_channels(theta, phi), concat_channels(phi, theta)
-            scale = 0.5
+            theta, phi, scale = pair, concat_channels(phi, theta), 0.5
         if self.affinity_type == 'softmax':
             return SoftmaxAffinity(theta, phi, scale)
         return DotAffinity(theta, phi, scale)

@@ -12,8 +12,7 @@ import torch.nn as nn
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ..graph import Affinity, laplacian
-from ..graph.affinity import channel_first_matmul
+from ..graph import Affinity, chebyshev
 from .base import check_choice, matrix
 from .graph_filter import GraphFilterBlock
 
@@ -58,6 +57,4 @@ class NSBlock(GraphFilterBlock):
         self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
     ) -> Tensor:
         weight = self.sign * matrix(unit.conv_out)
-        return channel_first_matmul(
-            laplacian(affinity, values), weight.to(values.dtype).mT
-        )
+        return chebyshev(affinity, values, [weight, -weight])
