@@ -161,6 +161,15 @@ def check_autocast(block, variant, ndim) -> None:
     assert error < 0.2
 
 
+def check_trace(block, variant, ndim) -> None:
+    """A traced block takes maps of other sizes."""
+    module, x = build(block, variant, ndim).eval(), sample(ndim)
+    traced = torch.jit.trace(module, x, check_trace=False)
+    larger = torch.cat([x, x.flip(-1)], dim=-1)
+    # Sizes are tensors while tracing, and 1 / M of an integer tensor is float32.
+    torch.testing.assert_close(traced(larger), module(larger), rtol=1e-4, atol=1e-4)
+
+
 ALL = (
     check_fast_equals_dense,
     check_identity,
@@ -169,4 +178,5 @@ ALL = (
     check_plugin,
     check_parameters,
     check_autocast,
+    check_trace,
 )
