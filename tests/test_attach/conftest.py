@@ -1,13 +1,9 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Makes ``networks`` importable and collects what the package logs."""
+"""Collects what the package logs."""
 
 import logging
-import sys
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 import nl_plugins  # noqa: F401  registers the blocks
 
