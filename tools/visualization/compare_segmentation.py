@@ -120,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--device', default='cpu', help='(%(default)s)')
     args = parser.parse_args(argv)
 
-    import nl_plugins  # noqa: F401 - repairs come before mmseg
+    import nl_plugins  # noqa: F401, I001 - repairs come before mmseg
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
     from mmseg.registry import DATASETS, TRANSFORMS
