@@ -1,0 +1,14 @@
+_base_ = '../nl/c2d_r18_1xb16-16x2x1-12e_mini-sthv1-rgb.py'
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='NonLocalBackbone',
+        backbone={{_base_.model.backbone}},
+        inserts=[
+            dict(
+                after=['layer2.1', 'layer3.0'],
+                cfg=dict(type='NLBlock', ndim=3, norm_cfg=dict(type='BN')),
+            )
+        ],
+    )
+)
