@@ -170,3 +170,40 @@ def test_batch_size_in_the_name(path):
     assert cfg.train_dataloader.batch_size == int(batch)
     if 'auto_scale_lr' in cfg:
         assert cfg.auto_scale_lr.base_batch_size == int(gpus) * int(batch)
+
+
+def test_groups_of_the_released_network():
+    """Tensors and elements a group, with true depthwise kernels of 116,736 weights."""
+    path = next(path for path in RNL if 'r50-rnl_4xb4-dense-1x1x8' in path.stem)
+    cfg = load(path)
+    wrapper_cfg = cfg.optim_wrapper.to_dict()
+    for constructor in (
+        wrapper_cfg.pop('constructor'),
+        'TSMOptimWrapperConstructor',
+    ):
+        wrapper = OPTIM_WRAPPER_CONSTRUCTORS.build(
+            dict(
+                type=constructor,
+                paramwise_cfg=dict(fc_lr5=True),
+                optim_wrapper_cfg=dict(optimizer=dict(wrapper_cfg['optimizer'])),
+            )
+        )(model_of(cfg))
+        groups = wrapper.optimizer.param_groups
+        total = sum(p.numel() for group in groups for p in group['params'])
+        assert total == 28_392_657
+        if 'name' in groups[0]:
+            found = {
+                g['name']: (len(g['params']), sum(p.numel() for p in g['params']))
+                for g in groups
+            }
+    assert found == dict(
+        first_conv_weight=(1, 9_408),
+        first_conv_bias=(0, 0),
+        normal_weight=(55, 23_708_160),
+        normal_bias=(3, 769),
+        bn=(108, 53_632),
+        nl_weight=(15, 3_674_112),
+        nl_bias=(20, 10_240 + 116_736),
+        lr5_weight=(1, 819_200),
+        lr10_bias=(1, 400),
+    )
