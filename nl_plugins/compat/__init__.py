@@ -10,6 +10,7 @@ switches all of them off; ``python -m nl_plugins.doctor`` lists them.
 import os
 
 from . import (
+    bf16_scores,
     checkpoint_globals,
     cpu_amp,
     cpu_distributed,
@@ -44,6 +45,7 @@ REPAIRS: tuple[Repair, ...] = tuple(
         checkpoint_globals,
         cpu_distributed,
         cpu_amp,
+        bf16_scores,
         negative_hue,
         moviepy_editor,
     )

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from nl_plugins.compat import (
+    bf16_scores,
     imports,
     mmaction_drn,
     mmcv_ops,
@@ -168,6 +169,39 @@ def test_multimodal(monkeypatch, version, needed):
     module = SimpleNamespace(WITH_MULTIMODAL=True)
     multimodal.apply(module)
     assert module.WITH_MULTIMODAL is False
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64])
+def test_only_bf16_scores_change_their_type(dtype):
+    class Head:
+        def loss_by_feat(self, cls_scores, data_samples):
+            return cls_scores, data_samples
+
+    module = SimpleNamespace(BaseHead=Head)
+    for _ in range(2):
+        bf16_scores.apply(module)
+    scores = torch.ones(2, 3, dtype=dtype)
+    changed, samples = Head().loss_by_feat(scores, data_samples=[1])
+    assert samples == [1]
+    assert changed.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
+
+
+def test_heads_of_mmaction_take_bf16_scores():
+    pytest.importorskip('mmaction')
+    heads = importlib.import_module('mmaction.models.heads')
+    structures = importlib.import_module('mmaction.structures')
+    samples = [structures.ActionDataSample().set_gt_label(i) for i in range(2)]
+    head = heads.TSNHead(num_classes=6, in_channels=4)
+    scores = torch.eye(2, 6, dtype=torch.bfloat16, requires_grad=True)
+    losses = head.loss_by_feat(scores, samples)
+    assert losses['top1_acc'] == 1
+    losses['loss_cls'].backward()
+    assert scores.grad.abs().sum() > 0
+
+
+def test_bf16_scores_are_not_needed_without_mmaction(monkeypatch):
+    monkeypatch.setattr(bf16_scores, 'is_installed', lambda package: False)
+    assert not bf16_scores.needed()
 
 
 @pytest.fixture
