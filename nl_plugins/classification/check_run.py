@@ -67,7 +67,7 @@ class CheckRunHook(Hook):
             for key, value in wanted.items()
             if key in given and given[key].shape == value.shape
         ]
-        path = runner._load_from
+        path = runner._load_from or 'to resume from'
         if not fitting:
             raise ValueError(
                 f'the checkpoint {path} is of another network: none of its weights '
