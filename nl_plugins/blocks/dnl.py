@@ -82,6 +82,12 @@ class DNLBlock(GraphFilterBlock):
         check_choice('DNLBlock', 'definition', definition, _DEFAULTS)
         if definition == 'disentangled':
             refuse(options, 'DNLBlock', definition, 'affinity', 'symmetric')
+        elif (mode, use_scale, temperature) != ('embedded_gaussian', True, 0.05):
+            raise ValueError(
+                f'DNLBlock: mode={mode!r}, use_scale={use_scale!r} and '
+                f'temperature={temperature!r} belong to '
+                "definition='disentangled', definition='snl' has the option affinity"
+            )
         super().__init__(in_channels, **{**_DEFAULTS[definition], **options})
         check_choice('DNLBlock', 'mode', mode, MODES)
         check_choice('DNLBlock', 'use_scale', use_scale, SCALES)
