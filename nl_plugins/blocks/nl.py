@@ -211,10 +211,17 @@ def scores(x: Tensor, conv: nn.Module, weight: Tensor) -> Tensor:
     return out
 
 
+class _MaxPool3d(nn.MaxPool3d):
+    """Keeps the dtype; on a CPU, autocast makes it float32."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).to(x.dtype)
+
+
 def max_pool(ndim: int) -> nn.Module:
     """The parameter-free pool of the keys: 2 along space, 1 along time."""
     if ndim == 3:
-        return nn.MaxPool3d((1, 2, 2))
+        return _MaxPool3d((1, 2, 2))
     return (nn.MaxPool1d, nn.MaxPool2d)[ndim - 1](2)
 
 
