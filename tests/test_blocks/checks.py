@@ -55,6 +55,11 @@ def sample(ndim: int, batch: int = 2) -> Tensor:
     return torch.randn(batch, WIDTH, *SIZES[ndim], dtype=torch.double)
 
 
+def large_sample(ndim: int) -> Tensor:
+    """More positions than the dense formulation takes by itself, in float32."""
+    return sample(ndim).float().repeat_interleave(7, dim=-1)
+
+
 def value_and_gradients(function, x: Tensor, parameters: list[Tensor]) -> list[Tensor]:
     """f(x), df/dx and df/dparameters for one random cotangent."""
     x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
@@ -151,12 +156,23 @@ def check_parameters(block, variant, ndim) -> None:
 
 def check_autocast(block, variant, ndim) -> None:
     """bfloat16 stays close to float32, and every gradient is finite."""
-    module, x = build(block, variant, ndim).float(), sample(ndim).float()
+    module, x = build(block, variant, ndim).float(), large_sample(ndim)
     expected = module(x)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         out = module(x)
     out.float().square().mean().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())
+    error = (out - expected).square().mean().sqrt() / expected.square().mean().sqrt()
+    assert error < 0.2
+
+
+def check_half_precision(block, variant, ndim) -> None:
+    """A block cast to bfloat16 stays in it and close to float32."""
+    module = build(block, variant, ndim).float().eval()
+    x = large_sample(ndim)
+    expected = module(x)
+    out = module.bfloat16()(x.bfloat16())
+    assert out.dtype == torch.bfloat16
     error = (out - expected).square().mean().sqrt() / expected.square().mean().sqrt()
     assert error < 0.2
 
@@ -178,5 +194,6 @@ ALL = (
     check_plugin,
     check_parameters,
     check_autocast,
+    check_half_precision,
     check_trace,
 )

@@ -53,6 +53,7 @@ from nl_plugins.blocks import (
         (DNLBlock, dict(definition='dnl'), r"definition .*'disentangled'.*'dnl'"),
         (DNLBlock, dict(mode='dot'), r"mode .*'dot_product'.*'dot'"),
         (DNLBlock, dict(temperature=0), r'temperature must be positive, but got 0'),
+        (DNLBlock, dict(definition='snl', temperature=1), r'temperature=1 belong'),
         (DNLBlock, dict(symmetric=True), r'symmetric=True has no effect'),
         (ANLBlock, dict(pool_sizes=(1, 0)), r'pool_sizes .*\(1, 0\)'),
         (ANLBlock, dict(fusion='sum'), r"fusion .*'concat'.*'sum'"),
