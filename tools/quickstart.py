@@ -59,7 +59,7 @@ TASKS = (
     ),
     Task(
         'segmentation',
-        'segmentation/snl/snl_r18-d8_1xb8-400_mini-cityscapes-128x256.py',
+        'segmentation/snl/snl_r18-d8_1xb4-400_mini-cityscapes-128x256.py',
         'cityscapes',
         'mIoU',
         'mIoU (%)',

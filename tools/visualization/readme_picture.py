@@ -18,7 +18,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 from quickstart_pictures import ROOT, load, query_position, rgb, row_of  # noqa: E402
 
-CONFIG = 'segmentation/snl/snl_r18-d8_1xb8-400_mini-cityscapes-128x256.py'
+CONFIG = 'segmentation/snl/snl_r18-d8_1xb4-400_mini-cityscapes-128x256.py'
 NUM_EDGES = 40
 
 

@@ -15,7 +15,7 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=8, dataset=dict(data_root=data_root, pipeline=train_pipeline)
+    batch_size=4, dataset=dict(data_root=data_root, pipeline=train_pipeline)
 )
 val_dataloader = dict(
     num_workers=2, dataset=dict(data_root=data_root, pipeline=test_pipeline)
