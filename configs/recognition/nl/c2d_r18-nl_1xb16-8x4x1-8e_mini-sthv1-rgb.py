@@ -1,4 +1,4 @@
-_base_ = '../nl/c2d_r18_1xb16-16x2x1-12e_mini-sthv1-rgb.py'
+_base_ = '../nl/c2d_r18_1xb16-8x4x1-8e_mini-sthv1-rgb.py'
 model = dict(
     backbone=dict(
         _delete_=True,

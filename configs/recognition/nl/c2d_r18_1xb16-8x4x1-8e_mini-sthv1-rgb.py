@@ -6,7 +6,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 train_pipeline = [
-    dict(type='SampleFrames', clip_len=16, frame_interval=2, num_clips=1),
+    dict(type='SampleFrames', clip_len=8, frame_interval=4, num_clips=1),
     dict(type='RawFrameDecode'),
     dict(type='Resize', scale=(42, 32), keep_ratio=False),
     dict(type='FormatShape', input_format='NCTHW'),
@@ -14,7 +14,7 @@ train_pipeline = [
 ]
 test_pipeline = [
     dict(
-        type='SampleFrames', clip_len=16, frame_interval=2, num_clips=1, test_mode=True
+        type='SampleFrames', clip_len=8, frame_interval=4, num_clips=1, test_mode=True
     ),
     *train_pipeline[1:],
 ]
@@ -44,6 +44,3 @@ model = dict(
         num_classes={{_base_.num_classes}}, in_channels=64, dropout_ratio=0.2
     ),
 )
-max_epochs = 12
-train_cfg = dict(max_epochs=max_epochs, val_begin=max_epochs, val_interval=max_epochs)
-param_scheduler = dict(total_steps=max_epochs)
