@@ -34,11 +34,15 @@ def cases(*, ndims: tuple[int, ...] = (1, 2, 3)) -> list[tuple[str, str, int]]:
 
 
 def build(
-    block: type[NonLocalBlock], variant: str, ndim: int, randomise: bool = True
+    block: type[NonLocalBlock],
+    variant: str | dict,
+    ndim: int,
+    randomise: bool = True,
 ) -> NonLocalBlock:
     """A block in float64; ``randomise`` draws every parameter and statistic."""
     torch.manual_seed(0)
-    module = block(WIDTH, ndim=ndim, **block.variants[variant]).double()
+    options = variant if isinstance(variant, dict) else block.variants[variant]
+    module = block(WIDTH, ndim=ndim, **options).double()
     if randomise:
         for parameter in module.parameters():
             nn.init.normal_(parameter, std=0.4)

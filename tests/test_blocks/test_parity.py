@@ -1,6 +1,8 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """Each block and variant equals its formula, forward and all gradients, in float64."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn as nn
@@ -136,11 +138,11 @@ def make_input(kind: str, ndim: int) -> torch.Tensor:
 
 
 def assert_parity(name, variant, kind, ndim, training, tolerance=1e-10):
-    options = BLOCKS[name].variants[variant]
-    block, x = (
-        build(BLOCKS[name], variant, ndim).train(training),
-        make_input(kind, ndim),
-    )
+    options = variant
+    if isinstance(variant, str):
+        options = BLOCKS[name].variants[variant]
+    block = build(BLOCKS[name], variant, ndim).train(training)
+    x = kind if isinstance(kind, torch.Tensor) else make_input(kind, ndim)
     grid = tuple(x.shape[2:])
     if options.get('sub_sample') and min(grid[-2:]) < 2:
         with pytest.raises(ValueError, match='must be at least 2'):
@@ -167,6 +169,66 @@ def test_formula(name, variant, ndim, training):
 @pytest.mark.parametrize('kind', INPUTS[1:])
 def test_formula_on_odd_inputs(name, variant, ndim, kind):
     assert_parity(name, variant, kind, ndim, training=False)
+
+
+def grid(**choices) -> list[dict]:
+    """Every combination of options."""
+    return [
+        dict(zip(choices, values)) for values in itertools.product(*choices.values())
+    ]
+
+
+AFFINITIES = grid(affinity=['softmax', 'relu_raw', 'sym_norm'], symmetric=[True, False])
+MORE = [
+    *(('A2Block', dict(definition='snl', **o)) for o in AFFINITIES),
+    *(('ARMANLBlock', o) for o in AFFINITIES),
+    *(('CayleyNLBlock', o) for o in AFFINITIES),
+    *(('ChebyshevNLBlock', dict(order=3, **o)) for o in AFFINITIES),
+    *(('DNLBlock', dict(definition='snl', num_units=3, **o)) for o in AFFINITIES),
+    *(('NSBlock', dict(sign=-1, act_cfg=None, **o)) for o in AFFINITIES),
+    *(('SNLBlock', dict(sign=-1, num_units=2, **o)) for o in AFFINITIES),
+    *(
+        ('CayleyNLBlock', dict(rational=True, zoom=2.0, **o))
+        for o in AFFINITIES
+        if o['affinity'] != 'relu_raw'
+    ),
+    *(
+        ('RNLBlock', o)
+        for o in grid(
+            activation=['softmax', 'relu'],
+            use_norm=[False, True],
+            sub_sample=[False, True],
+            kernel_size=[1, 5],
+            norm_cfg=[None, dict(type='BN')],
+        )
+    ),
+    *(
+        ('CGNLBlock', dict(kernel='rbf', **o))
+        for o in grid(order=[0, 1, 2], groups=[1, 2, 8], use_scale=[False, True])
+    ),
+    *(
+        ('NLBlock', dict(sub_sample=True, **o))
+        for o in grid(
+            mode=['gaussian', 'embedded_gaussian', 'dot_product', 'concatenation'],
+            sub_sample_order=['conv_pool', 'pool_conv'],
+            norm_cfg=[None, dict(type='BN')],
+            concat_bias=[True, False],
+        )
+    ),
+    *(('ChebyshevNLBlock', dict(order=k, stable=True)) for k in (1, 3, 5)),
+]
+
+
+@pytest.mark.parametrize('name, options', MORE)
+def test_formula_with_more_options(name, options):
+    assert_parity(name, options, 'odd_sizes', 2, training=True)
+
+
+@pytest.mark.parametrize('size', [(5, 6), (4, 4), (1, 1), (1, 5), (4, 1)])
+@pytest.mark.parametrize('shared', [True, False])
+def test_criss_cross_on_thin_maps(size, shared):
+    x = torch.randn(2, WIDTH, *size, dtype=torch.double)
+    assert_parity('CCBlock', dict(shared=shared, recurrence=3), x, 2, training=True)
 
 
 def test_every_block_of_the_package_has_a_reference():
