@@ -115,7 +115,8 @@ def test_comparison_refuses_in_one_sentence(compare, trained, tmp_path, capsys):
 @pytest.mark.parametrize('part', ['block', 'conv', 'dense', 'model'])
 def test_each_part_is_measured(full_resolution, root, part):
     result = full_resolution.measure(root / CONFIG, part, (128, 128), 'cpu')
-    assert result['seconds'] > 0 and result['bytes'] >= 0
+    assert result['seconds'] > 0 and result['cpu_seconds'] > 0
+    assert result['bytes'] >= 0
 
 
 def test_fast_block_needs_less_memory_than_dense(full_resolution, root):

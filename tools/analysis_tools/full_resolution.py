@@ -3,7 +3,7 @@
 
 Time and peak memory of one forward pass of the block, of the 3x3 convolution beside
 it, of the block in its dense formulation, and of the whole network, each in a process
-of its own, without gradients:
+of its own, without gradients. CPU seconds hold still on a busy machine:
 
     python tools/analysis_tools/full_resolution.py CONFIG --sizes 512x1024 1024x2048
 
@@ -66,7 +66,7 @@ def peak_bytes(device: str, reset: bool = False) -> int:
 
 
 def measure(config: Path, part: str, size: tuple[int, int], device: str) -> dict:
-    """One part at one size: ``seconds`` and ``bytes``."""
+    """One part at one size: ``seconds``, ``cpu_seconds`` and ``bytes``."""
     sys.path.insert(0, str(ROOT))
     import torch
     from mmengine.config import Config
@@ -95,21 +95,22 @@ def measure(config: Path, part: str, size: tuple[int, int], device: str) -> dict
         forward = model.convs[1] if part == 'conv' else model.nl_block
 
     def run(x):
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         with torch.inference_mode(), force('dense' if part == 'dense' else 'auto'):
             forward(x)
         if device != 'cpu':
             torch.cuda.synchronize()
-        return time.perf_counter() - start
+        return time.perf_counter() - start[0], time.process_time() - start[1]
 
     # Libraries load on the first call; a crop this small costs next to nothing.
     run(x[..., :64, :64] if part == 'model' else x[..., :8, :8])
     before = 0 if part == 'model' else peak_bytes(device, reset=True)
-    seconds = [run(x)]
+    times = [run(x)]
     used = peak_bytes(device) - before
     if part != 'model':
-        seconds += [run(x) for _ in range(2)]
-    return dict(seconds=min(seconds), bytes=used)
+        times += [run(x) for _ in range(2)]
+    seconds, cpu_seconds = map(min, zip(*times))
+    return dict(seconds=seconds, cpu_seconds=cpu_seconds, bytes=used)
 
 
 def in_subprocess(args: argparse.Namespace, part: str, size: tuple[int, int]) -> dict:
@@ -162,7 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps(measure(args.config, args.one, args.sizes[0], args.device)))
         return 0
     figures = []
-    print(f'{"image":>10} {"part":>6} {"seconds":>9} {"peak MiB":>9}')
+    print(f'{"image":>10} {"part":>6} {"seconds":>9} {"cpu s":>9} {"peak MiB":>9}')
     for size in args.sizes:
         for part in args.parts:
             row = dict(image=f'{size[0]}x{size[1]}', part=part)
@@ -174,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             figures.append(row)
             print(
                 f'{row["image"]:>10} {part:>6} {row["seconds"]:9.2f} '
-                f'{row["bytes"] / 2**20:9.0f}',
+                f'{row["cpu_seconds"]:9.2f} {row["bytes"] / 2**20:9.0f}',
                 flush=True,
             )
     if args.json:
