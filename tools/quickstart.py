@@ -52,7 +52,7 @@ class Task:
 TASKS = (
     Task(
         'classification',
-        'classification/snl/preresnet20-snl1_1xb64-10e_mini-cifar10.py',
+        'classification/snl/preresnet20-snl1_1xb32-8e_mini-cifar10.py',
         'cifar10',
         'accuracy/top1',
         'top-1 (%)',

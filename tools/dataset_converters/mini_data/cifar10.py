@@ -3,8 +3,8 @@
 
 Six classes are one shape each. The other four show two marks in opposite parts
 of the picture and differ only in how the marks relate: the same shape or not,
-two bars parallel or at right angles. Colours, places, sizes and rotations are
-random in all classes.
+two bars parallel or at right angles. Colours, places, sizes and small rotations
+are random in all classes.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,6 @@ from cifar_format import write_cifar10
 from mini_data.drawing import (
     SHAPES,
     background,
-    contrasting_colour,
     draw_shape,
     fill_polygon,
 )
@@ -34,23 +33,26 @@ def _distant_places(rng: np.random.Generator) -> np.ndarray:
     return np.stack([centre + offset, centre - offset])
 
 
+def _light_colour(rng: np.random.Generator) -> tuple[int, int, int]:
+    """Any hue, brighter than every background."""
+    return tuple(int(v) for v in rng.integers(140, 256, size=3))
+
+
 def draw_image(rng: np.random.Generator, label: int) -> np.ndarray:
     """One picture of class ``label``. -> (32, 32, 3) uint8, BGR"""
-    image = background(rng, SIZE, SIZE)
+    image = background(rng, SIZE, SIZE, contrast=14, brightness=(20, 90))
     if label < len(SHAPES):
-        radius = rng.uniform(6.0, 10.5)
+        radius = rng.uniform(8.5, 11.5)
         centre = rng.uniform(radius + 0.5, SIZE - radius - 0.5, size=2)
-        colour = contrasting_colour(rng, image)
-        angle = rng.uniform(0, 2 * np.pi)
-        draw_shape(image, SHAPES[label], centre, radius, colour, angle)
+        angle = rng.uniform(-0.4, 0.4)
+        draw_shape(image, SHAPES[label], centre, radius, _light_colour(rng), angle)
     elif CLASSES[label].endswith('pair'):
         first, second = rng.choice(len(SHAPES), size=2, replace=False)
         if CLASSES[label] == 'equal pair':
             second = first
         for place, shape in zip(_distant_places(rng), (first, second)):
-            colour = contrasting_colour(rng, image)
-            angle = rng.uniform(0, 2 * np.pi)
-            draw_shape(image, SHAPES[shape], place, 4.8, colour, angle)
+            angle = rng.uniform(-0.4, 0.4)
+            draw_shape(image, SHAPES[shape], place, 5.5, _light_colour(rng), angle)
     else:
         angle = rng.uniform(0, np.pi)
         turn = np.pi / 2 if CLASSES[label] == 'crossed bars' else 0.0
@@ -61,8 +63,8 @@ def draw_image(rng: np.random.Generator, label: int) -> np.ndarray:
                 place + 6.5 * a * along + 1.5 * b * across
                 for a, b in ((1, 1), (1, -1), (-1, -1), (-1, 1))
             ]
-            fill_polygon(image, corners, contrasting_colour(rng, image))
-    noisy = image + rng.normal(0, 5, size=image.shape)
+            fill_polygon(image, corners, _light_colour(rng))
+    noisy = image + rng.normal(0, 4, size=image.shape)
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 

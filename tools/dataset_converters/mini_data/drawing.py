@@ -85,10 +85,14 @@ def draw_shape(
 
 
 def background(
-    rng: np.random.Generator, height: int, width: int, contrast: float = 30.0
+    rng: np.random.Generator,
+    height: int,
+    width: int,
+    contrast: float = 18.0,
+    brightness: tuple[float, float] = (50, 205),
 ) -> np.ndarray:
     """Smooth random colours with fine noise. -> (H, W, 3) uint8"""
-    base = rng.uniform(50, 205, size=3)
+    base = rng.uniform(*brightness, size=3)
     coarse = rng.normal(0, contrast, size=(3, 4, 3)).astype(np.float32)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
     noise = rng.normal(0, 6, size=(height, width, 3))

@@ -46,7 +46,7 @@ class _Clip:
 
     def __init__(self, rng: np.random.Generator, num_frames: int) -> None:
         self.rng = rng
-        ground = background(rng, HEIGHT, WIDTH, contrast=18)
+        ground = background(rng, HEIGHT, WIDTH)
         self.frames = [ground.copy() for _ in range(num_frames)]
         self.ground = ground
 
