@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
 import torch.nn as nn
-from mmengine.hooks import Hook
+from mmengine.hooks.hook import Hook  # its package may be half imported
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS

@@ -1,0 +1,18 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Looking inside: where a block attends, its graph's spectrum, its memory."""
+
+from .hook import NonLocalVisualizationHook
+from .memory import peak_memory
+from .record import AttentionRecord, query_map, record_attention
+from .spectrum import Spectrum, filter_response, graph_spectrum
+
+__all__ = [
+    'AttentionRecord',
+    'NonLocalVisualizationHook',
+    'Spectrum',
+    'filter_response',
+    'graph_spectrum',
+    'peak_memory',
+    'query_map',
+    'record_attention',
+]

@@ -1,0 +1,180 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""The spectral view of a block: eigenvalues of its graph, response of its filter."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..blocks import NonLocalBlock
+from ..blocks.base import matrix
+from ..blocks.dnl import DNLBlock
+from ..graph import Affinity
+from ..graph.dot import LowRankAffinity
+
+
+@dataclass
+class Spectrum:
+    """Eigenvalues of an affinity, with how much of all N each stands for.
+
+    Attributes:
+        values (Tensor): Real parts of the eigenvalues, or the nodes of a quadrature.
+        weights (Tensor): Their shares; they sum to 1.
+        exact (bool): Whether ``values`` are all eigenvalues that are not 0.
+    """
+
+    values: Tensor
+    weights: Tensor
+    exact: bool
+
+    def histogram(
+        self, bins: int = 40, limits: tuple[float, float] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Shares per bin, (bins, ), and the edges, (bins + 1, )."""
+        if limits is None:
+            low, high = self.values.min().item(), self.values.max().item()
+            limits = (min(low, -1.0), max(high, 1.0))
+        edges = torch.linspace(*limits, bins + 1, dtype=torch.double)
+        index = torch.bucketize(self.values.double().clamp(*limits), edges[1:-1])
+        shares = torch.zeros(bins, dtype=torch.double)
+        return shares.index_add(0, index, self.weights.double()), edges
+
+
+@torch.no_grad()
+def graph_spectrum(
+    affinity: Affinity,
+    sample: int = 0,
+    dense_limit: int = 1024,
+    num_steps: int = 64,
+    num_probes: int = 4,
+) -> Spectrum:
+    """Spectrum of A, without ever building A where N is large.
+
+    * A = L R^T of rank r: the eigenvalues of R^T L (r x r), exact; the others are 0.
+    * Up to ``dense_limit`` positions: all eigenvalues, exact.
+    * Else: quadrature of the density ``tr f(A) / N`` by Arnoldi's iteration from
+      random +-1 probes (for a symmetric A, stochastic Lanczos quadrature; Ubaru et
+      al. 2017). It is exact for polynomials f of degree below ``num_steps`` up to the
+      spread of the probes.
+
+    Args:
+        affinity (Affinity): (B, N, N).
+        sample (int): Index in the batch. Defaults to 0.
+        dense_limit (int): Largest N whose matrix is built. Defaults to 1024.
+        num_steps (int): Applications of A a probe. Defaults to 64.
+        num_probes (int): Probes. Defaults to 4.
+
+    Returns:
+        Spectrum: On the CPU, in float64.
+
+    Raises:
+        ValueError: If keys are pooled: a rectangular A has no eigenvalues.
+    """
+    _, queries, keys = affinity.shape
+    if queries != keys:
+        raise ValueError(
+            f'{affinity!r} has pooled keys, so it has no eigenvalues: choose a block '
+            'without sub_sample'
+        )
+    if isinstance(affinity, LowRankAffinity):
+        left = affinity.left
+        if left.shape[2] < queries:
+            small = affinity.context(left)[sample].double().cpu()
+            values = torch.linalg.eigvals(small).real
+            weights = torch.full_like(values, 1 / queries)
+            values = torch.cat([values, values.new_zeros(1)])
+            rest = weights.new_tensor([1 - len(weights) / queries])
+            return Spectrum(values, torch.cat([weights, rest]), True)
+    if queries <= dense_limit:
+        values = torch.linalg.eigvals(affinity.dense()[sample].double().cpu()).real
+        return Spectrum(values, torch.full_like(values, 1 / queries), True)
+    found = [
+        _quadrature(affinity, sample, min(num_steps, queries), seed)
+        for seed in range(num_probes)
+    ]
+    values, weights = (torch.cat(parts) for parts in zip(*found))
+    return Spectrum(values, weights / num_probes, False)
+
+
+@torch.no_grad()
+def filter_response(block: NonLocalBlock, eigenvalues: Tensor) -> Tensor:
+    """Gain ``||H(lambda)||_F`` of a block's filter at eigenvalues of its affinity.
+
+    The filter (with the output convolution, before norm and residual) maps the
+    component of g along an eigenvector of eigenvalue lambda through the matrix
+    H(lambda), such as ``W_0 + lambda W_1``. It is found by running the filter on a
+    diagonal affinity. A nonlinear ARMA filter is taken without its activation. Of
+    several units the first counts.
+
+    Args:
+        block (NonLocalBlock): Any block.
+        eigenvalues (Tensor): (L, ).
+
+    Returns:
+        Tensor: (L, ).
+    """
+    eigenvalues = eigenvalues.to(next(block.parameters()))
+    if not hasattr(block, 'filter') or isinstance(block, DNLBlock):  # A g alone
+        unit = block.each_unit()[0] if hasattr(block, 'each_unit') else block
+        output = getattr(unit, 'conv_out', None)
+        gain = 1.0 if output is None else matrix(output).norm()
+        return eigenvalues.abs() * gain
+    if getattr(block, 'nonlinear', False):
+        block = copy.copy(block)
+        block.nonlinear = False
+    length, width = len(eigenvalues), block.width
+    # Sample d of the batch holds the d-th unit vector at every node.
+    values = torch.eye(width).to(eigenvalues).unsqueeze(1).expand(-1, length, -1)
+    graph = _Diagonal(eigenvalues, width)
+    x = values.new_zeros(width, block.in_channels, length, *[1] * (block.ndim - 1))
+    response = block.filter(graph, values, block.each_unit()[0], x)
+    return response.permute(1, 2, 0).flatten(1).norm(dim=1)  # (D, L, C) -> (L, )
+
+
+class _Diagonal(Affinity):
+    """``A = diag(eigenvalues)``, the graph in its own eigenvectors."""
+
+    def __init__(self, eigenvalues: Tensor, batch: int) -> None:
+        size = len(eigenvalues)
+        self._describe(eigenvalues.expand(batch, -1), size, size)
+        self.eigenvalues = eigenvalues
+
+    def _dense(self) -> Tensor:
+        return self.eigenvalues.diag().expand(self.shape)
+
+    def _apply(self, values: Tensor) -> Tensor:
+        return self.eigenvalues.to(values.dtype).unsqueeze(1) * values
+
+
+def _quadrature(
+    affinity: Affinity, sample: int, num_steps: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    batch, size, _ = affinity.shape
+    generator = torch.Generator().manual_seed(seed)
+    probe = torch.randint(2, (size,), generator=generator).double() * 2 - 1
+    basis = [probe / probe.norm()]
+    hessenberg = torch.zeros(num_steps + 1, num_steps, dtype=torch.double)
+    for step in range(num_steps):
+        # Only one sample counts; the operator applies to the batch.
+        values = basis[-1].to(affinity.device, affinity.dtype).view(1, size, 1)
+        image = affinity.apply(values.expand(batch, -1, -1).contiguous())
+        image = image[sample, :, 0].double().cpu()
+        known = torch.stack(basis)
+        for _ in range(2):  # twice is enough (Kahan and Parlett)
+            overlap = known @ image
+            hessenberg[: step + 1, step] += overlap
+            image = image - known.mT @ overlap
+        norm = image.norm()
+        hessenberg[step + 1, step] = norm
+        if norm < 1e-6 * hessenberg[:, step].abs().max().clamp_min(1e-12):
+            num_steps = step + 1
+            break
+        basis.append(image / norm)
+    values, vectors = torch.linalg.eig(hessenberg[:num_steps, :num_steps])
+    first = torch.zeros(num_steps, dtype=vectors.dtype)
+    first[0] = 1
+    weights = (vectors[0] * torch.linalg.solve(vectors, first)).real.clamp_min(0)
+    return values.real, weights / weights.sum()
