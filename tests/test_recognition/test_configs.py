@@ -172,6 +172,15 @@ def test_batch_size_in_the_name(path):
         assert cfg.auto_scale_lr.base_batch_size == int(gpus) * int(batch)
 
 
+def test_the_example_of_the_docs(tmp_path):
+    page = (ROOT.parents[1] / 'docs/en/recognition.md').read_text(encoding='utf-8')
+    example = page.split('```python\n')[1].split('```')[0]
+    (tmp_path / 'config.py').write_text(example)
+    model = model_of(load(tmp_path / 'config.py'))
+    blocks = [name for name, _ in model.named_modules() if name.endswith('.nl_block')]
+    assert len(blocks) == 5
+
+
 def test_groups_of_the_released_network():
     """Tensors and elements a group, with true depthwise kernels of 116,736 weights."""
     path = next(path for path in RNL if 'r50-rnl_4xb4-dense-1x1x8' in path.stem)
