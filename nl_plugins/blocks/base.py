@@ -214,16 +214,18 @@ class NonLocalBlock(BaseModule):
                 else tokens(group[0](x))
                 for group in groups
             ]
-        weights = [matrix(layer) for layer in layers]
-        biases = [
-            weight.new_zeros(len(weight))
-            if layer.conv.bias is None
-            else layer.conv.bias
-            for layer, weight in zip(layers, weights)
-        ]
-        biased = any(layer.conv.bias is not None for layer in layers)
-        maps = mix(tokens(x), torch.cat(weights), torch.cat(biases) if biased else None)
-        widths = [sum(len(matrix(layer)) for layer in group) for group in groups]
+        weight = torch.cat([layer.conv.weight for layer in layers]).flatten(1)
+        biases = [layer.conv.bias for layer in layers]
+        bias = None
+        if any(one is not None for one in biases):
+            bias = torch.cat(
+                [
+                    weight.new_zeros(layer.out_channels) if one is None else one
+                    for layer, one in zip(layers, biases)
+                ]
+            )
+        maps = mix(tokens(x), weight, bias)
+        widths = [sum(layer.out_channels for layer in group) for group in groups]
         return list(maps.split(widths, dim=-1))
 
     def output(

@@ -6,18 +6,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from . import dispatch
 
+# Up to here one product of merged samples beats one product a sample, copy included.
+FEW_POSITIONS = 64
 
-def channel_first_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """``a @ b`` whose memory is channel-first, (B, channels, positions).
+
+def channel_first_matmul(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
+    """``a @ b + plus`` whose memory is channel-first, (B, channels, positions).
 
     Feature maps arrive channel-first, so a result laid out like them joins the
-    residual sum and the next convolution without a transposing copy.
+    residual sum and the next convolution without a transposing copy. With gradients
+    off a ``plus`` of the result's shape is overwritten by the result.
     """
-    return (b.mT @ a.mT).mT
+    if plus is None:
+        return torch.bmm(b.mT, a.mT).mT
+    if not torch.is_grad_enabled() and plus.shape == (*a.shape[:2], b.shape[2]):
+        return plus.mT.baddbmm_(b.mT, a.mT).mT
+    return torch.baddbmm(plus.mT, b.mT, a.mT).mT
+
+
+def mix(values: Tensor, weight: Tensor, plus: Tensor | None = None) -> Tensor:
+    """``values @ weight.mT + plus``: a 1x1 convolution of (B, N, D) by (D_out, D).
+
+    ``plus`` is anything that broadcasts to the result, a bias (D_out,) for one.
+    """
+    if values.shape[1] <= FEW_POSITIONS:
+        bias = plus if plus is not None and plus.ndim == 1 else None
+        out = F.linear(values, weight, bias)
+        return out if plus is None or bias is not None else out + plus
+    # A matrix a sample, all at one address: torch.matmul would merge batch and
+    # positions, which copies channel-first memory.
+    weights = weight.expand(values.shape[0], -1, -1)
+    if plus is not None and plus.ndim == 1:
+        plus = plus.view(1, 1, -1)
+    return channel_first_matmul(values, weights.mT, plus)
 
 
 def concat_channels(*tensors: Tensor) -> Tensor:
@@ -64,8 +90,10 @@ class Affinity:
         """Whether the matrix pays at these sizes; see docs/en/benchmarks.md."""
         return False
 
-    def _apply_weighted(self, values: Tensor, weight: Tensor) -> Tensor:
-        return channel_first_matmul(self._apply(values), weight.mT)
+    def _apply_weighted(
+        self, values: Tensor, weight: Tensor, plus: Tensor | None
+    ) -> Tensor:
+        return mix(self._apply(values), weight, plus)
 
     def transpose(self) -> Affinity:
         """The affinity whose matrix is the transpose of this one's.
@@ -79,12 +107,19 @@ class Affinity:
     def __matmul__(self, values: Tensor) -> Tensor:
         return self.apply(values)
 
-    def apply(self, values: Tensor, weight: Tensor | None = None) -> Tensor:
-        """``A @ values``, or ``(A @ values) @ weight.mT`` in the cheapest order.
+    def apply(
+        self,
+        values: Tensor,
+        weight: Tensor | None = None,
+        plus: Tensor | None = None,
+    ) -> Tensor:
+        """``(A @ values) @ weight.mT + plus`` in the cheapest order.
 
         Args:
             values (Tensor): (B, M, D).
             weight (Tensor, optional): (D_out, D), a 1x1 convolution that follows.
+            plus (Tensor, optional): (B, N, D_out), what the result is added to; with
+                gradients off its memory may hold the result afterwards.
 
         Returns:
             Tensor: (B, N, D), or (B, N, D_out) with ``weight``.
@@ -100,14 +135,18 @@ class Affinity:
                 values = dispatch.at_least_float32(values)
             if weight is not None:
                 weight = weight.to(values.dtype)
+            if plus is not None:
+                plus = plus.to(values.dtype)
             if dense:
                 out = channel_first_matmul(self._dense(), values)
                 if weight is not None:
-                    out = channel_first_matmul(out, weight.mT)
+                    out, plus = mix(out, weight, plus), None
             elif weight is None:
                 out = self._apply(values)
             else:
-                out = self._apply_weighted(values, weight)
+                out, plus = self._apply_weighted(values, weight, plus), None
+            if plus is not None:
+                out = out + plus
         return out.to(dtype)
 
     def dense(self) -> Tensor:

@@ -76,6 +76,13 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 
 def full_precision(device: torch.device) -> AbstractContextManager:
     """A context in which autocast leaves precision alone."""
-    if device.type == 'meta':  # counting operations without data; no autocast there
-        return nullcontext()
+    if not autocasts(device):
+        return nullcontext()  # an autocast context costs as much as a small product
     return torch.autocast(device.type, enabled=False)
+
+
+def autocasts(device: torch.device) -> bool:
+    """Whether autocast is on for a device."""
+    if device.type == 'cpu':
+        return torch.is_autocast_cpu_enabled()
+    return device.type == 'cuda' and torch.is_autocast_enabled()

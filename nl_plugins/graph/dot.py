@@ -6,7 +6,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .affinity import Affinity, channel_first_matmul, check_pair, concat_channels
+from .affinity import (
+    Affinity,
+    channel_first_matmul,
+    check_pair,
+    concat_channels,
+    mix,
+)
 from .dispatch import at_least_float32, debugging
 
 
@@ -29,9 +35,11 @@ class LowRankAffinity(Affinity):
     def _apply(self, values: Tensor) -> Tensor:
         return channel_first_matmul(self.left, self.context(values))
 
-    def _apply_weighted(self, values: Tensor, weight: Tensor) -> Tensor:
+    def _apply_weighted(
+        self, values: Tensor, weight: Tensor, plus: Tensor | None
+    ) -> Tensor:
         # The weight joins the small context, so one product over positions is saved.
-        return channel_first_matmul(self.left, self.context(values) @ weight.mT)
+        return channel_first_matmul(self.left, mix(self.context(values), weight), plus)
 
 
 class DotAffinity(LowRankAffinity):
@@ -102,14 +110,27 @@ class SymmetricAffinity(LowRankAffinity):
         self._describe(query, query.shape[1], key.shape[1])
         self.query, self.key = query, key
         self.symmetric = symmetric
+        self._features: Tensor | None = None
         self._factors: tuple[Tensor, Tensor] | None = None
+
+    @classmethod
+    def from_features(
+        cls, features: Tensor, symmetric: bool = True
+    ) -> SymmetricAffinity:
+        """The affinity of Q and K side by side in memory, (B, N, 2 C)."""
+        affinity = cls(*features.chunk(2, dim=-1), symmetric)
+        affinity._features = features
+        return affinity
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """L, R (B, N, r) of A = L Rᵀ; L twice if symmetric: A = L swap(L)ᵀ / 2."""
         if self._factors is None:
             left, right = at_least_float32(self.query), at_least_float32(self.key)
             if self.symmetric:
-                left = concat_channels(left, right)
+                if self._features is None:
+                    left = concat_channels(left, right)
+                else:
+                    left = at_least_float32(self._features)
                 total = swap_halves(left.sum(1)) / 2
                 left = left * inverse_sqrt(left @ total.unsqueeze(-1))
                 right = left
@@ -263,8 +284,10 @@ class CompactAffinity(LowRankAffinity):
                 out = out + total
         return out.expand(-1, self.shape[1], -1)
 
-    def _apply_weighted(self, values: Tensor, weight: Tensor) -> Tensor:
-        return Affinity._apply_weighted(self, values, weight)
+    def _apply_weighted(
+        self, values: Tensor, weight: Tensor, plus: Tensor | None
+    ) -> Tensor:
+        return mix(self._apply(values), weight, plus)
 
     def _dense(self) -> Tensor:
         coefficients = self.query.new_tensor(self.coefficients)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .affinity import Affinity, channel_first_matmul, concat_channels
+from .affinity import Affinity, channel_first_matmul, concat_channels, mix
 from .dispatch import at_least_float32, formulation, full_precision
 from .dot import LowRankAffinity
 
@@ -59,14 +59,13 @@ def chebyshev(
         last = order == len(weights) - 1
         if order == 1:
             if last:
-                return _add(out, affinity.apply(values, weight))
+                return affinity.apply(values, weight, out)
             previous, current = current, affinity.apply(current)
         elif order > 1:
             advanced = current if stable else affinity.apply(current)
             previous, current = current, 2 * advanced - previous
         if weight is not None:
-            term = channel_first_matmul(current, weight.to(current.dtype).mT)
-            out = _add(out, term)
+            out = mix(current, weight.to(current.dtype), out)
     return out
 
 
@@ -91,7 +90,7 @@ def arma(
     Returns:
         Tensor: H_T (B, N, D).
     """
-    skipped = channel_first_matmul(values, skip.to(values.dtype).mT)
+    skipped = mix(values, skip.to(values.dtype))
     hidden = values
     for _ in range(num_iterations):
         hidden = affinity.apply(hidden, recurrent) + skipped
@@ -178,7 +177,3 @@ def _multiply(signal: Tensor, factor: complex) -> Tensor:
         real * factor.real - imaginary * factor.imag,
         real * factor.imag + imaginary * factor.real,
     )
-
-
-def _add(total: Tensor | None, term: Tensor) -> Tensor:
-    return term if total is None else total + term

@@ -55,7 +55,7 @@ class SoftmaxAffinity(Affinity):
     def _fused(self, values: Tensor) -> Tensor:
         # Without unit stride along channels the fused kernels are silently refused.
         query, key, values = (
-            tensor.contiguous().unsqueeze(1)
+            (tensor if tensor.stride(-1) == 1 else tensor.contiguous()).unsqueeze(1)
             for tensor in (self.query, self.key, values)
         )
         out = F.scaled_dot_product_attention(query, key, values, scale=self.scale)

@@ -1,0 +1,448 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Our formulation against the dense one, side by side in one run: time and peak memory.
+
+    python tools/analysis_tools/benchmark.py blocks --suite crop
+    python tools/analysis_tools/benchmark.py blocks --block SNLBlock --shape 1,64,32,32
+    python tools/analysis_tools/benchmark.py model CONFIG --shape 1,3,512,1024
+
+The dense formulation builds every matrix of the block's formula. For NLBlock it is
+mmcv's own module, for ChebyshevNLBlock the matrix polynomial; for every other block it
+is the same module with each affinity built as a matrix (``graph.force('dense')``). Both
+formulations run alternately on the same weights and input, the best of the repeats
+counts, and the difference of their results is checked and printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import nl_plugins  # noqa: F401  (repairs upstream before mm packages are imported)
+from nl_plugins import graph
+from nl_plugins.analysis.memory import peak_memory
+from nl_plugins.blocks import BLOCKS
+from nl_plugins.blocks.base import matrix
+
+CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
+
+CIFAR, CROP, FULL = (128, 32, 16, 16), (1, 512, 64, 128), (1, 512, 128, 256)
+CLIP = (1, 512, 8, 28, 28)
+SPECTRAL = [
+    ('SNLBlock', {}),
+    ('ChebyshevNLBlock', {'order': 2}),
+    ('NLBlock', {'mode': 'embedded_gaussian'}),
+    ('NLBlock', {'mode': 'dot_product'}),
+    ('A2Block', {}),
+    ('CayleyNLBlock', {}),
+]
+CONCAT = ('NLBlock', {'mode': 'concatenation'})
+RNL = ('RNLBlock', {'kernel_size': (3, 7, 7)})
+#: Name -> (block, options, shape) rows.
+SUITES = {
+    'cifar': [(*case, CIFAR) for case in [*SPECTRAL, CONCAT]],
+    'crop': [(*case, CROP) for case in SPECTRAL],
+    'full': [(*case, FULL) for case in SPECTRAL],
+    'clip': [(*RNL, CLIP)],
+    'family': [
+        (name, options, (2, 64, *[(24,), (24, 24), (4, 12, 12)][ndim - 1]))
+        for name, block in sorted(BLOCKS.items())
+        for options in block.variants.values()
+        for ndim in block.ndims[-2:-1]
+    ],
+    'small': [
+        (*case, shape)
+        for case in [*SPECTRAL, CONCAT, ('RNLBlock', {}), ('CGNLBlock', {})]
+        for shape in [(8, 64, 2, 2), (8, 512, 7, 7), (8, 256, 14, 14), (2, 64, 32, 32)]
+    ],
+}
+
+
+@dataclass
+class Row:
+    """One case. Times in milliseconds, memory in MiB, ratios dense over ours."""
+
+    case: str
+    shape: list[int]
+    forward_dense: float | None
+    forward: float
+    forward_ratio: float | None
+    step_dense: float | None
+    step: float
+    step_ratio: float | None
+    memory_dense: float | None
+    memory: float
+    memory_ratio: float | None
+    step_memory_dense: float | None
+    step_memory: float
+    step_memory_ratio: float | None
+    forward_limit: float
+    over_limit: float
+    difference: float | None
+
+
+def as_written(block: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """The published module where it can be imported, with the block's weights."""
+    kind = type(block).__name__
+    if kind == 'NLBlock' and not (block.sub_sample and block.pool_first):
+        from mmcv.cnn.bricks import non_local
+
+        twin = getattr(non_local, f'NonLocal{block.ndim}d')(
+            block.in_channels,
+            reduction=block.reduction,
+            mode=block.mode,
+            use_scale=block.scale != 1.0,
+            sub_sample=block.sub_sample,
+            norm_cfg=block.norm_cfg,
+        )
+        try:
+            twin.load_state_dict(block.state_dict())
+        except RuntimeError:  # an option that mmcv does not have
+            return None
+        return twin.to(next(block.parameters()))
+    if kind == 'ChebyshevNLBlock' and not block.stable:
+        return lambda x: matrix_polynomial(block, x)
+    return None
+
+
+def matrix_polynomial(block: nn.Module, x: Tensor) -> Tensor:
+    """The Chebyshev block with every T_k(A) built: T_2 = 2 A A - I, and so on."""
+    affinity = block.affinity(x).dense()
+    eye = torch.eye(affinity.shape[1], dtype=x.dtype, device=x.device)
+    terms = [eye.expand_as(affinity), affinity]
+    while len(terms) <= block.order:
+        terms.append(2 * affinity @ terms[-1] - terms[-2])
+    if not block.zero_order:
+        del terms[0]
+    for unit in block.each_unit():
+        (values,) = block.project(x, unit.g)
+        weights = matrix(unit.conv_out).split(block.width, dim=1)
+        mixed = sum(t @ values @ w.mT for t, w in zip(terms, weights))
+        x = block.output(x, mixed, unit.conv_out)
+    return x
+
+
+def trained(block: nn.Module) -> nn.Module:
+    """Weights that are not zero-initialised, or the block would be the identity."""
+    torch.manual_seed(0)
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
+    return block
+
+
+def matrix_product_rate(device: str, clock: Callable[[], float]) -> float:
+    """Multiplications a second of a large matrix product here."""
+    x = torch.randn(2048, 2048, device=device)
+    return 2048**3 / best_times({'product': lambda: x @ x}, 5, device, clock)['product']
+
+
+def best_times(
+    runs: dict[str, Callable], repeats: int, device: str, clock: Callable[[], float]
+) -> dict[str, float]:
+    """Least seconds of each run; the runs take turns."""
+    best = dict.fromkeys(runs, float('inf'))
+    for turn in range(repeats + 1):
+        for name, run in runs.items():
+            synchronize(device)
+            start = clock()
+            run()
+            synchronize(device)
+            if turn or repeats == 1:  # the first turn warms up
+                best[name] = min(best[name], clock() - start)
+        if repeats == 1:
+            break
+    return best
+
+
+def synchronize(device: str) -> None:
+    if device != 'cpu':
+        torch.cuda.synchronize(device)
+
+
+def repeats_for(run: Callable, seconds: float, clock: Callable[[], float]) -> int:
+    start = clock()
+    run()
+    once = clock() - start
+    return int(min(50, max(1 if once > seconds else 3, seconds / max(once, 1e-6))))
+
+
+def compare(
+    name: str,
+    module: nn.Module,
+    dense: Callable[[Tensor], Tensor] | None,
+    x: Tensor,
+    args: argparse.Namespace,
+    rate: float,
+) -> Row:
+    """Measure one module: ``dense`` None means the module itself, forced."""
+    clock, device = CLOCKS[args.clock], args.device
+    too_large = dense_bytes(module, x) > args.dense_limit * 2**30
+
+    def forward(formulation: str) -> Tensor:
+        if formulation == 'dense':
+            with graph.force('dense'):
+                return (dense or module)(x)
+        return module(x)
+
+    def step(formulation: str) -> None:
+        for owner in (module, dense):
+            if isinstance(owner, nn.Module):
+                owner.zero_grad(set_to_none=True)
+        x.grad = None
+        out = forward(formulation)
+        loss = out if isinstance(out, Tensor) else out[-1]
+        loss.square().sum().backward()
+
+    kinds = ['ours'] if too_large else ['dense', 'ours']
+
+    def measure(function: Callable[[str], object]) -> tuple[dict, dict]:
+        runs = {kind: (lambda kind=kind: function(kind)) for kind in kinds}
+        repeats = repeats_for(runs[kinds[0]], args.seconds, clock)
+        seconds = best_times(runs, repeats, device, clock)
+        memory = {kind: peak_memory(run, device) for kind, run in runs.items()}
+        return seconds, memory
+
+    with torch.no_grad():
+        seconds, memory = measure(forward)
+        difference = None
+        if not too_large:
+            one, other = forward('ours'), forward('dense')
+            difference = ((one - other).abs().max() / other.abs().max()).item()
+        with FlopCounterMode(display=False) as counter:
+            forward('ours')
+    limit = counter.get_total_flops() / 2 / rate
+    step_seconds, step_memory = measure(step)
+
+    def ratio(values: dict) -> float | None:
+        return None if too_large else values['dense'] / max(values['ours'], 1e-9)
+
+    def scaled(values: dict, kind: str, factor: float) -> float | None:
+        return values[kind] * factor if kind in values else None
+
+    mebi = 2**-20
+    return Row(
+        name,
+        list(x.shape),
+        scaled(seconds, 'dense', 1e3),
+        seconds['ours'] * 1e3,
+        ratio(seconds),
+        scaled(step_seconds, 'dense', 1e3),
+        step_seconds['ours'] * 1e3,
+        ratio(step_seconds),
+        scaled(memory, 'dense', mebi),
+        memory['ours'] * mebi,
+        ratio(memory),
+        scaled(step_memory, 'dense', mebi),
+        step_memory['ours'] * mebi,
+        ratio(step_memory),
+        limit * 1e3,
+        seconds['ours'] / max(limit, 1e-12),
+        difference,
+    )
+
+
+def dense_bytes(module: nn.Module, x: Tensor) -> int:
+    """What the dense formulation's training step holds at the least, for a block."""
+    if not hasattr(module, 'affinity'):
+        return 0
+    with torch.no_grad():
+        batch, queries, keys = module.affinity(x).shape
+    copies = 2 * getattr(module, 'inner_channels', 1) if is_concat(module) else 5
+    return batch * queries * keys * x.element_size() * copies
+
+
+def is_concat(module: nn.Module) -> bool:
+    return getattr(module, 'mode', None) == 'concatenation'
+
+
+def block_rows(args: argparse.Namespace, rate: float):
+    if args.block:
+        options = dict(json.loads(args.options))
+        cases = [(args.block, options, shape) for shape in args.shape or [CIFAR]]
+    else:
+        cases = SUITES[args.suite]
+    for name, options, shape in cases:
+        block = trained(BLOCKS[name](shape[1], ndim=len(shape) - 2, **options))
+        block = block.to(args.device)
+        x = torch.randn(shape, device=args.device, requires_grad=True)
+        options = ', '.join(f'{k}={v}' for k, v in options.items())
+        yield compare(f'{name}({options})', block, as_written(block), x, args, rate)
+
+
+def model_rows(args: argparse.Namespace, rate: float):
+    from mmengine.config import Config
+    from mmengine.registry import MODELS, init_default_scope
+
+    config = Config.fromfile(args.config)
+    init_default_scope(config.get('default_scope', 'mmengine'))
+    model = MODELS.build(config.model).to(args.device).eval()
+    model.init_weights()
+
+    class Features(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            out = self.model(x, mode='tensor')
+            while isinstance(out, (tuple, list)):
+                out = out[-1] if isinstance(out[-1], Tensor) else out[0]
+            return out
+
+    for shape in args.shape or [(1, 3, 224, 224)]:
+        x = torch.randn(shape, device=args.device, requires_grad=True)
+        yield compare(Path(args.config).stem, Features(), None, x, args, rate)
+
+
+def table(rows: list[Row]) -> str:
+    """The rows in Markdown."""
+    lines = [
+        '| case | shape | forward, ms (dense) | ratio | step, ms (dense) | ratio | '
+        'memory, MiB (dense) | ratio | step memory, MiB (dense) | ratio | '
+        'over limit |',
+        '|---' * 11 + '|',
+    ]
+
+    def pair(ours: float, dense: float | None) -> str:
+        return f'{ours:.4g} ({"too large" if dense is None else f"{dense:.4g}"})'
+
+    def times(ratio: float | None) -> str:
+        return '–' if ratio is None else f'{ratio:.2f}x'
+
+    for row in rows:
+        cells = [
+            row.case,
+            'x'.join(map(str, row.shape)),
+            pair(row.forward, row.forward_dense),
+            times(row.forward_ratio),
+            pair(row.step, row.step_dense),
+            times(row.step_ratio),
+            pair(row.memory, row.memory_dense),
+            times(row.memory_ratio),
+            pair(row.step_memory, row.step_memory_dense),
+            times(row.step_memory_ratio),
+            f'{row.over_limit:.1f}x',
+        ]
+        lines.append('| ' + ' | '.join(cells) + ' |')
+    return '\n'.join(lines)
+
+
+def plot(rows: list[Row], path: Path) -> None:
+    """Bars of the ratios, one group a case."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    import matplotlib.pyplot as plt
+
+    kinds = {
+        'forward': 'forward_ratio',
+        'training step': 'step_ratio',
+        'memory of a step': 'step_memory_ratio',
+    }
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.6 * len(rows)))
+    for offset, (label, field) in enumerate(kinds.items()):
+        widths = [getattr(row, field) or 0 for row in rows]
+        places = [index + 0.27 * (offset - 1) for index in range(len(rows))]
+        bars = axes.barh(places, widths, 0.25, label=label)
+        axes.bar_label(
+            bars, [f' {w:.1f}x' if w else ' dense too large' for w in widths]
+        )
+    names = [f'{row.case}\n{"x".join(map(str, row.shape))}' for row in rows]
+    axes.set_yticks(range(len(rows)), names, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale('log')
+    axes.margins(x=0.2)
+    axes.axvline(1, color='black', linewidth=0.8)
+    axes.set_xlabel('dense formulation / ours (higher is better for ours)')
+    axes.legend(loc='lower right')
+    figure.tight_layout()
+    temporary = path.with_name(path.name + '.tmp')
+    figure.savefig(temporary, dpi=110, format='png')
+    os.replace(temporary, path)
+
+
+def machine(args: argparse.Namespace) -> dict:
+    """What the numbers depend on."""
+    gpu = args.device != 'cpu' and torch.cuda.get_device_name(args.device)
+    return {
+        'device': gpu or f'{platform.machine()} CPU',
+        'threads': torch.get_num_threads(),
+        'torch': torch.__version__,
+        'clock': args.clock,
+        'command': ' '.join(['benchmark.py', *sys.argv[1:]]),
+    }
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(','))
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('level', choices=['blocks', 'model'])
+    parser.add_argument('config', nargs='?', help='config file, for level model')
+    parser.add_argument('--suite', choices=SUITES, default='cifar')
+    parser.add_argument('--block', choices=sorted(BLOCKS))
+    parser.add_argument('--options', default='{}', help='block options as JSON')
+    parser.add_argument('--shape', type=sizes, action='append', help='N,C,...')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--threads', type=int, help='CPU threads')
+    parser.add_argument(
+        '--seconds', type=float, default=5.0, help='time to spend on a measurement'
+    )
+    parser.add_argument(
+        '--dense-limit',
+        type=float,
+        default=12.0,
+        help='GiB above which the dense formulation is not run',
+    )
+    parser.add_argument(
+        '--clock',
+        choices=CLOCKS,
+        default='wall',
+        help='cpu: processor time of this process, whatever else the machine does',
+    )
+    parser.add_argument('--out', type=Path, help='folder for benchmark.json and .png')
+    args = parser.parse_args(argv)
+    if args.level == 'model' and not args.config:
+        parser.error('level model needs a CONFIG')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    rate = matrix_product_rate(args.device, CLOCKS[args.clock])
+    rows = []
+    source = block_rows if args.level == 'blocks' else model_rows
+    for row in source(args, rate):
+        rows.append(row)
+        print(table([row]).splitlines()[-1], flush=True)
+    about = machine(args)
+    print(f'\n{json.dumps(about)}\n{rate / 1e9:.1f} G multiplications/s\n')
+    print(table(rows))
+    if args.out:
+        args.out.mkdir(parents=True, exist_ok=True)
+        result = {**about, 'rate': rate, 'rows': [asdict(row) for row in rows]}
+        path = args.out / 'benchmark.json'
+        temporary = path.with_suffix('.tmp')
+        temporary.write_text(json.dumps(result, indent=1))
+        os.replace(temporary, path)
+        plot(rows, args.out / 'benchmark.png')
+
+
+if __name__ == '__main__':
+    main()
