@@ -25,6 +25,11 @@ from mmengine.dataset import pseudo_collate  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import load_checkpoint  # noqa: E402
 
+from nl_plugins.analysis import (  # noqa: E402
+    AttentionRecord,
+    query_map,
+    record_attention,
+)
 from nl_plugins.blocks import BLOCKS  # noqa: E402
 
 plt.switch_backend('Agg')
@@ -142,47 +147,25 @@ def query_position(labels: np.ndarray, names: list[str]) -> tuple[int, int]:
     return labels.shape[0] // 2, labels.shape[1] // 2
 
 
-def row_of(
-    model: torch.nn.Module, item: dict, position: tuple[int, int]
-) -> tuple[str, np.ndarray]:
-    """Name of the network's last block, and its affinity's row of one pixel.
-
-    Args:
-        model (nn.Module): In evaluation mode.
-        item (dict): One sample of the test data.
-        position (tuple[int, int]): (y, x) of the query in the picture.
-
-    Returns:
-        tuple[str, np.ndarray]: The row on the grid of the keys.
-    """
-    kinds = tuple(BLOCKS.values())
-    name, block = [(n, m) for n, m in model.named_modules() if isinstance(m, kinds)][-1]
-    inputs = []
-    hook = block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-    try:
-        with torch.no_grad():
-            model.test_step(pseudo_collate([item]))
-            grid = inputs[0].shape[2:]
-            size = item['inputs'].shape[1:]
-            y, x = (p * g // s for p, g, s in zip(position, grid, size))
-            row = block.affinity(inputs[0]).rows([y * grid[1] + x])[0]
-    finally:
-        hook.remove()
-    return name, row.reshape(block.key_grid(tuple(grid))).float().cpu().numpy()
+def last_record(model: torch.nn.Module, item: dict) -> tuple[str, AttentionRecord]:
+    """Name and graph of the network's last block for one sample."""
+    with record_attention(model) as records, torch.no_grad():
+        model.test_step(pseudo_collate([item]))
+    return list(records.items())[-1]
 
 
 def draw_attention(model: torch.nn.Module, item: dict, names: list[str]) -> Any:
     """Where the last block of the network looks from one pixel."""
     labels = item['data_samples'].gt_sem_seg.data[0].numpy()
     position = query_position(labels, names)
-    name, row = row_of(model, item, position)
+    name, record = last_record(model, item)
+    heat = query_map(record, position, labels.shape).cpu().numpy()
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.6))
     for axis in axes:
         axis.imshow(rgb(item))
         axis.plot(position[1], position[0], 'x', color='red', ms=9, mew=2)
         axis.axis('off')
-    extent = (-0.5, labels.shape[1] - 0.5, labels.shape[0] - 0.5, -0.5)
-    axes[1].imshow(row, alpha=0.65, cmap='inferno', extent=extent)
+    axes[1].imshow(heat, alpha=0.65, cmap='inferno')
     axes[0].set_title('query', fontsize=8)
     axes[1].set_title(f'attention of {name}', fontsize=8)
     figure.tight_layout()

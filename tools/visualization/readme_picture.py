@@ -16,7 +16,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
-from quickstart_pictures import ROOT, load, query_position, rgb, row_of  # noqa: E402
+from quickstart_pictures import (  # noqa: E402
+    ROOT,
+    last_record,
+    load,
+    query_map,
+    query_position,
+    rgb,
+)
 
 CONFIG = 'segmentation/snl/snl_r18-d8_1xb4-400_mini-cityscapes-128x256.py'
 NUM_EDGES = 40
@@ -40,9 +47,11 @@ def main() -> None:
     names = list(dataset.metainfo['classes'])
     labels = item['data_samples'].gt_sem_seg.data[0].numpy()
     position = query_position(labels, names)
-    _, row = row_of(model, item, position)
+    _, record = last_record(model, item)
     height, width = labels.shape
-    cell = np.array([height / row.shape[0], width / row.shape[1]])
+    cell = np.array([height, width]) / record.grid
+    row = record.row((np.array(position) // cell).astype(int).tolist()).cpu().numpy()
+    heat = query_map(record, position, labels.shape).cpu().numpy()
     strongest = np.argsort(row, axis=None)[::-1][:NUM_EDGES]
     ends = (np.stack(np.unravel_index(strongest, row.shape), 1) + 0.5) * cell
     weights = row.reshape(-1)[strongest] / row.max()
@@ -62,7 +71,7 @@ def main() -> None:
             alpha=float(weight),
         )
         axes[1].plot(x, y, 'o', color='gold', ms=3, alpha=float(weight))
-    axes[2].imshow(row, extent=(0, width, height, 0), alpha=0.7, cmap='inferno')
+    axes[2].imshow(heat, extent=(0, width, height, 0), alpha=0.7, cmap='inferno')
     for axis in axes:
         axis.plot(position[1], position[0], 's', color='red', ms=7, mfc='none', mew=2)
     figure.tight_layout(pad=0.4)
