@@ -84,6 +84,10 @@ def test_config_builds(path):
         head = MODELS.build(cfg.model.cls_head)
     assert head.in_channels == model.cls_head.in_channels
 
+    if getattr(model.backbone, 'pretrained2d', False):
+        inner = cfg.model.backbone.get('backbone', cfg.model.backbone)
+        assert isinstance(inner.pretrained, str)  # else init_weights() fails
+
     for stage, dataset in datasets(cfg):
         built = DATASETS.build(dict(dataset, lazy_init=True))
         assert built.test_mode == (stage != 'train')

@@ -37,9 +37,9 @@ def build(path: str):
     init_default_scope('mmaction')
     backbone = config.backbone.get('backbone', config.backbone)
     if 'pretrained' in backbone:
-        backbone.pretrained = None
-    if 'pretrained2d' in backbone:
-        backbone.pretrained2d = False
+        backbone.update(pretrained=None)
+        if backbone.type != 'ResNet':
+            backbone.update(pretrained2d=False)
     torch.manual_seed(0)
     model = MODELS.build(config)
     model.init_weights()

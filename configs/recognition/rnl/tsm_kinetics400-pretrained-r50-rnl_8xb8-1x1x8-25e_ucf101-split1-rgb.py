@@ -5,7 +5,7 @@ _base_ = [
     '../_base_/default_runtime.py',
 ]
 model = dict(
-    backbone=dict(backbone=dict(pretrained=None)),
+    backbone=dict(backbone=dict(pretrained=None, pretrained2d=False)),
     cls_head=dict(num_classes=101, dropout_ratio=0.8),
 )
 custom_hooks = [
