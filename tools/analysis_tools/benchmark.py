@@ -94,7 +94,8 @@ class Row:
 def as_written(block: nn.Module) -> Callable[[Tensor], Tensor] | None:
     """The published module where it can be imported, with the block's weights."""
     kind = type(block).__name__
-    if kind == 'NLBlock' and not (block.sub_sample and block.pool_first):
+    scales = (1.0, block.inner_channels**-0.5) if kind == 'NLBlock' else ()
+    if kind == 'NLBlock' and block.scale in scales and not block.pool_first:
         from mmcv.cnn.bricks import non_local
 
         twin = getattr(non_local, f'NonLocal{block.ndim}d')(
