@@ -8,16 +8,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_multiarray = (getattr(np, '_core', None) or np.core).multiarray
+try:
+    from numpy._core import multiarray
+except ImportError:  # numpy below 1.26
+    from numpy.core import multiarray
 
 # The only names that an array in a pickle needs.
 _ALLOWED = {
     ('numpy', 'ndarray'): np.ndarray,
     ('numpy', 'dtype'): np.dtype,
-    ('numpy.core.multiarray', '_reconstruct'): _multiarray._reconstruct,
-    ('numpy._core.multiarray', '_reconstruct'): _multiarray._reconstruct,
-    ('numpy.core.multiarray', 'scalar'): _multiarray.scalar,
-    ('numpy._core.multiarray', 'scalar'): _multiarray.scalar,
+    ('numpy.core.multiarray', '_reconstruct'): multiarray._reconstruct,
+    ('numpy._core.multiarray', '_reconstruct'): multiarray._reconstruct,
+    ('numpy.core.multiarray', 'scalar'): multiarray.scalar,
+    ('numpy._core.multiarray', 'scalar'): multiarray.scalar,
 }
 
 

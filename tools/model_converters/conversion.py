@@ -84,14 +84,17 @@ def _numpy_scalars():
     safe_globals = getattr(torch.serialization, 'safe_globals', None)  # torch >= 2.5
     if safe_globals is None:
         return nullcontext()
-    multiarray = getattr(np, '_core', None) or np.core
+    try:
+        from numpy._core import multiarray
+    except ImportError:  # numpy below 1.26
+        from numpy.core import multiarray
     kinds = {type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8')}
     return safe_globals(
         [
             np.dtype,
             *kinds,
-            multiarray.multiarray.scalar,
-            (multiarray.multiarray.scalar, 'numpy.core.multiarray.scalar'),
+            multiarray.scalar,
+            (multiarray.scalar, 'numpy.core.multiarray.scalar'),
         ]
     )
 
