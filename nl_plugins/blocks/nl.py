@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import torch
 import torch.nn as nn
 from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, ConcatAffinity, DotAffinity, SoftmaxAffinity
-from .base import NonLocalBlock, check_choice, matrix, tokens
+from ..graph.dispatch import autocasts, formulation
+from ..graph.dot import projected_dot
+from .base import NonLocalBlock, check_choice, is_plain, matrix, tokens
 
 MODES = ('gaussian', 'embedded_gaussian', 'dot_product', 'concatenation')
 ORDERS = ('conv_pool', 'pool_conv')
@@ -135,6 +139,14 @@ class NLBlock(NonLocalBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
+        if self._folds(x):
+            maps = [
+                (matrix(layer), layer.conv.bias)
+                for layer in (self.theta, self.phi, self.g)
+            ]
+            return self.output(
+                x, projected_dot(tokens(x), *maps, matrix(self.conv_out))
+            )
         source = self.pool(x) if self.pool_first else x
         if self.mode in ('gaussian', 'concatenation'):
             affinity = self._affinity(x, source)
@@ -155,6 +167,18 @@ class NLBlock(NonLocalBlock):
                 f'NLBlock with sub_sample=True halves the map, so each pooled size '
                 f'must be at least 2, but got {tuple(x.shape)}'
             )
+
+    def _folds(self, x: Tensor) -> bool:
+        """Whether the dot product goes through the Gram matrix of the channels."""
+        return (
+            self.mode == 'dot_product'
+            and not self.sub_sample
+            and math.prod(x.shape[2:]) >= 2 * self.in_channels
+            and x.dtype in (torch.float32, torch.float64)
+            and not autocasts(x.device)
+            and formulation() != 'dense'
+            and all(is_plain(layer) for layer in (self.theta, self.phi, self.g))
+        )
 
     def _affinity(self, x: Tensor, source: Tensor) -> Affinity:
         if self.mode == 'gaussian':

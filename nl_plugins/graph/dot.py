@@ -79,6 +79,50 @@ class DotAffinity(LowRankAffinity):
         return DotAffinity(self.key, self.query, self.scale)
 
 
+LinearMap = tuple[Tensor, Tensor | None]
+
+
+def projected_dot(
+    x: Tensor, query: LinearMap, key: LinearMap, values: LinearMap, weight: Tensor
+) -> Tensor:
+    """``DotAffinity(query(x), key(x)).apply(values(x), weight)`` for linear maps of x.
+
+    The context keyᵀ values is a map of the channels' Gram matrix xᵀ x, and what
+    follows it one map of x: two products over positions of width C replace five, and
+    no projection is stored. It pays where positions outnumber channels.
+
+    Args:
+        x (Tensor): (B, N, C).
+        query (tuple): Weight (D, C) and bias (D,) or None; likewise ``key`` and
+            ``values``.
+        weight (Tensor): (D_out, D).
+
+    Returns:
+        Tensor: (B, N, D_out).
+    """
+    positions = x.shape[1]
+    gram = x.mT @ x
+    total = x.sum(1)
+    context = key[0] @ gram @ values[0].mT
+    if key[1] is not None:
+        context = context + outer(key[1], mix(total.unsqueeze(1), values[0]))
+    if values[1] is not None:
+        projected = mix(total.unsqueeze(1), key[0])
+        if key[1] is not None:
+            projected = projected + positions * key[1]
+        context = context + projected.mT * values[1]
+    context = context @ weight.mT / positions
+    bias = None if query[1] is None else query[1] @ context
+    if bias is not None:
+        bias = bias.unsqueeze(1)
+    return channel_first_matmul(x, query[0].mT @ context, bias)
+
+
+def outer(column: Tensor, rows: Tensor) -> Tensor:
+    """``column rowᵀ`` for column (D,) and rows (B, 1, E): (B, D, E)."""
+    return column.unsqueeze(-1) * rows
+
+
 class SymmetricAffinity(LowRankAffinity):
     """``A = D^-1/2 M D^-1/2``, ``M = (Q Kᵀ + K Qᵀ) / 2``, ``D = diag(M 1)``.
 

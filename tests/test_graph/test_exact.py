@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nl_plugins import graph
 from nl_plugins.graph import tiles
+from nl_plugins.graph.dot import projected_dot
 
 from .cases import CASES, grid_of, leaves
 
@@ -124,6 +125,26 @@ def test_transpose_where_defined(case):
         assert 'transpose of' in str(error)
         return
     torch.testing.assert_close(transposed.dense(), affinity.dense().mT)
+
+
+@pytest.mark.parametrize('biased', [(), (0,), (1,), (2,), (0, 1, 2)])
+def test_dot_product_of_linear_maps(biased):
+    x = leaves(CASES[0], queries=9, width=4)[0]
+    maps = [
+        (
+            torch.randn(5, 4, dtype=torch.float64),
+            torch.randn(5, dtype=torch.float64) if index in biased else None,
+        )
+        for index in range(3)
+    ]
+    weight = torch.randn(3, 5, dtype=torch.float64)
+
+    def stepwise(x):
+        query, key, values = (torch.nn.functional.linear(x, *pair) for pair in maps)
+        return (query @ key.mT / 9) @ values @ weight.mT
+
+    fast = value_and_gradients(lambda x: projected_dot(x, *maps, weight), [x])
+    assert_same(fast, value_and_gradients(stepwise, [x]), **EXACT)
 
 
 def test_symmetric_spectrum_is_in_the_unit_interval():
