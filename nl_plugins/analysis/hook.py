@@ -36,7 +36,7 @@ class NonLocalVisualizationHook(Hook):
             blocks. Defaults to None, all blocks.
         positions (Sequence[Sequence[float]]): Queries (y, x) or (t, y, x), each a
             fraction of the input's size. Defaults to ((0.5, 0.5), ).
-        alpha (float): Weight of the picture under the map. Defaults to 0.5.
+        alpha (float): Weight of the map over the picture. Defaults to 0.5.
         spectrum (bool): Draw the eigenvalues of each square affinity and the gain of
             the block's filter, too. Defaults to False.
 

@@ -32,7 +32,7 @@ def draw_attention(
             (H, W, 3) each.
         position (Sequence[float]): (y, x) or (t, y, x), each a fraction of the size,
             in [0, 1). Without t the middle frame is meant.
-        alpha (float): Weight of the picture under the map. Defaults to 0.5.
+        alpha (float): Weight of the map over the picture. Defaults to 0.5.
 
     Returns:
         list[np.ndarray]: As many pictures as frames; one, if the block sees frames
@@ -136,7 +136,13 @@ def draw_spectrum(
     canvas = FigureCanvasAgg(figure)
     axes = figure.subplots()
     shares, edges = spectrum.histogram()
-    axes.stairs(shares.numpy(), edges.numpy(), fill=True, color='tab:blue', alpha=0.6)
+    axes.stairs(
+        shares.clamp_min(0).numpy(),
+        edges.numpy(),
+        fill=True,
+        color='tab:blue',
+        alpha=0.6,
+    )
     axes.set_yscale('log')
     axes.set_xlabel('eigenvalue of the affinity')
     axes.set_ylabel('share' if spectrum.exact else 'share (estimated)')

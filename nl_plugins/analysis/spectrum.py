@@ -22,7 +22,8 @@ class Spectrum:
 
     Attributes:
         values (Tensor): Real parts of the eigenvalues, or the nodes of a quadrature.
-        weights (Tensor): Their shares; they sum to 1.
+        weights (Tensor): Their shares; they sum to 1. Those of a quadrature may be
+            below 0 where the affinity is not symmetric.
         exact (bool): Whether ``values`` are all eigenvalues that are not 0.
     """
 
@@ -176,5 +177,4 @@ def _quadrature(
     values, vectors = torch.linalg.eig(hessenberg[:num_steps, :num_steps])
     first = torch.zeros(num_steps, dtype=vectors.dtype)
     first[0] = 1
-    weights = (vectors[0] * torch.linalg.solve(vectors, first)).real.clamp_min(0)
-    return values.real, weights / weights.sum()
+    return values.real, (vectors[0] * torch.linalg.solve(vectors, first)).real

@@ -100,9 +100,9 @@ def _input_shapes(backbone: nn.Module, batch: int) -> list[tuple[int, ...]]:
     channels = first.in_channels if first is not None else 3
     image = (batch, channels, 224, 224)
     clip = (2, channels, 32, 224, 224)
-    if first is not None and len(first.kernel_size) == 3:
-        return [clip, image]
-    return [image, clip]
+    named = first if first is not None else backbone
+    volumetric = any(type(m).__name__.endswith('3d') for m in named.modules())
+    return [clip, image] if volumetric else [image, clip]
 
 
 def structural_width(module: nn.Module) -> int | None:

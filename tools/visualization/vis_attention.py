@@ -17,6 +17,7 @@ import cv2
 import mmengine
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -50,7 +51,7 @@ def parse_args(argv=None):
     parser.add_argument('--out', default='work_dirs/attention', help='output folder')
     parser.add_argument('--device', default='cpu')
     parser.add_argument(
-        '--alpha', type=float, default=0.5, help='weight of the picture under the map'
+        '--alpha', type=float, default=0.5, help='weight of the map over the picture'
     )
     parser.add_argument('--fps', type=float, default=4.0, help='of the mp4')
     parser.add_argument(
@@ -65,10 +66,14 @@ def parse_args(argv=None):
 def load(cfg: Config, checkpoint: str, device: str):
     """A model of any codebase, and the function that runs it on a file."""
     scope = cfg.get('default_scope')
+    init_default_scope(scope or 'mmengine')
     if scope == 'mmpretrain':
-        from mmpretrain.apis import get_model, inference_model
+        from mmpretrain.apis import ImageClassificationInferencer, get_model
 
-        return get_model(cfg, pretrained=checkpoint, device=device), inference_model
+        def classify(model, path):
+            return ImageClassificationInferencer(model)(path)
+
+        return get_model(cfg, pretrained=checkpoint, device=device), classify
     if scope == 'mmseg':
         from mmseg.apis import inference_model, init_model
 
