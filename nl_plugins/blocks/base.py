@@ -269,7 +269,10 @@ def tokens(x: Tensor) -> Tensor:
 
 def fold(positions: Tensor, like: Tensor) -> Tensor:
     """(B, N, C) -> (B, C, *S) with the sizes S of ``like``."""
-    return positions.mT.reshape(positions.shape[0], -1, *like.shape[2:])
+    maps = positions.mT.reshape(positions.shape[0], -1, *like.shape[2:])
+    # Copies small maps only, where mix() is position-major. Of one such sample, torch's
+    # batch norm in eval mode returns wrong gradients when its batch stride is odd.
+    return maps.contiguous()
 
 
 def matrix(conv: nn.Module) -> Tensor:
