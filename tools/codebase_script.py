@@ -104,5 +104,5 @@ def main(name: str) -> None:
     except (ImportError, ValueError) as error:
         sys.exit(f'{name}: {error}')
     sys.argv[0] = str(script)
-    sys.path[0] = str(script.parent)
+    sys.path.insert(0, str(script.parent))
     runpy.run_path(str(script), run_name='__main__')
