@@ -127,7 +127,7 @@ def test_one_task_from_training_to_pictures(quickstart, root, mini, tmp_path):
     result = subprocess.run(
         [sys.executable, str(root / 'tools' / 'visualization' / 'readme_picture.py')]
         + ['--checkpoint', (work_dir / 'last_checkpoint').read_text().strip()]
-        + ['--out', str(work_dir / 'readme.png')],
+        + ['--out', str(work_dir / 'readme.jpg')],
         cwd=mini,
         capture_output=True,
         text=True,
@@ -136,7 +136,7 @@ def test_one_task_from_training_to_pictures(quickstart, root, mini, tmp_path):
     assert result.returncode == 0, result.stderr
     import matplotlib.image
 
-    for name in ('prediction.png', 'attention.png', 'readme.png'):
+    for name in ('prediction.png', 'attention.png', 'readme.jpg'):
         picture = matplotlib.image.imread(work_dir / name)[..., :3]
         assert picture.shape[0] > 100 and picture.shape[1] > 400
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000

@@ -36,9 +36,9 @@ def main() -> None:
     run = ROOT / 'work_dirs' / 'quickstart' / Path(CONFIG).stem
     parser.add_argument('--config', default=str(ROOT / 'configs' / CONFIG))
     parser.add_argument('--checkpoint', default=None, help=f'newest in {run}')
-    parser.add_argument('--index', type=int, default=0, help='test scene (0)')
+    parser.add_argument('--index', type=int, default=2, help='test scene (2)')
     parser.add_argument(
-        '--out', type=Path, default=ROOT / 'docs' / 'en' / '_static' / 'non_local.png'
+        '--out', type=Path, default=ROOT / 'docs' / 'en' / '_static' / 'non_local.jpg'
     )
     args = parser.parse_args()
     checkpoint = args.checkpoint or (run / 'last_checkpoint').read_text().strip()
@@ -56,7 +56,7 @@ def main() -> None:
     ends = (np.stack(np.unravel_index(strongest, row.shape), 1) + 0.5) * cell
     weights = row.reshape(-1)[strongest] / row.max()
 
-    figure, axes = plt.subplots(1, 3, figsize=(13.5, 2.55))
+    figure, axes = plt.subplots(1, 3, figsize=(13.5, 2.75))
     titles = ('one position of x', f'its {NUM_EDGES} strongest edges', 'its row of A')
     for axis, title in zip(axes, titles):
         axis.imshow(rgb(item), extent=(0, width, height, 0))
@@ -76,7 +76,7 @@ def main() -> None:
         axis.plot(position[1], position[0], 's', color='red', ms=7, mfc='none', mew=2)
     figure.tight_layout(pad=0.4)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, dpi=64)
+    figure.savefig(args.out, dpi=90, pil_kwargs=dict(quality=85))
     print(f'{args.out}: {args.out.stat().st_size} bytes')
 
 
