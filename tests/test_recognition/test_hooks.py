@@ -117,3 +117,23 @@ def test_frozen_statistics_reach_every_norm_outside_the_blocks(model):
         'backbone.mixed_3c.nl_block.conv_out.bn',
         'backbone.mixed_4d.nl_block.conv_out.bn',
     ]
+
+
+def test_partial_batch_norm_of_tsm():
+    from mmaction.registry import MODELS
+
+    path = ROOT / 'configs/recognition/_base_/models/rnl_tsm_r50.py'
+    cfg = Config.fromfile(path).model
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmaction'):
+        model = MODELS.build(cfg)
+    free = ['backbone.conv1.bn', '*.rnl_block', '*.channel_gate']
+    hook = HOOKS.build(dict(type='TrainOnlyHook', norm='freeze', norm_except=free))
+    hook.apply(model)
+    model.train()
+    hook.before_train_iter(None, 0)
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert [norm.training for norm in norms] == [True] + [False] * 52
+    assert [norm.weight.requires_grad for norm in norms] == [True] + [False] * 52
+    others = (torch.nn.BatchNorm1d, torch.nn.BatchNorm3d)
+    blocks = [m for m in model.modules() if isinstance(m, others)]
+    assert len(blocks) == 6 and all(norm.training for norm in blocks)
