@@ -21,9 +21,13 @@ def importable(colours, monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def main(root):
-    path = root / 'tools' / 'visualization' / 'vis_attention.py'
-    return runpy.run_path(str(path))['main']
+def tool(root):
+    return runpy.run_path(str(root / 'tools' / 'visualization' / 'vis_attention.py'))
+
+
+@pytest.fixture(scope='module')
+def main(tool):
+    return tool['main']
 
 
 def run(main, colours, name, suffix, out, *options):
@@ -98,6 +102,15 @@ def test_mistakes_on_the_command_line(main, colours, tmp_path, options, error):
     with pytest.raises(ValueError, match=error):
         run(main, colours, 'image', '.png', tmp_path, *options)
     assert not list(tmp_path.iterdir())
+
+
+def test_pipelines_of_raw_frames_read_videos(tool):
+    sample = dict(type='SampleFrames', clip_len=1)
+    raw = [sample, dict(type='RawFrameDecode', decoding_backend='cv2')]
+    video = [dict(type='OpenCVInit'), sample, dict(type='OpenCVDecode')]
+    assert tool['video_pipeline'](raw) == video
+    assert tool['video_pipeline'](video) == video
+    assert raw[1]['type'] == 'RawFrameDecode'
 
 
 def test_a_missing_file(main, colours, tmp_path):

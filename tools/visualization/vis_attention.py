@@ -17,6 +17,7 @@ import cv2
 import mmengine
 import torch
 from mmengine.config import Config, DictAction
+from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -81,11 +82,28 @@ def load(cfg: Config, checkpoint: str, device: str):
     if scope == 'mmaction':
         from mmaction.apis import inference_recognizer, init_recognizer
 
-        return init_recognizer(cfg, checkpoint, device), inference_recognizer
+        pipeline = Compose(video_pipeline(cfg.test_dataloader.dataset.pipeline))
+
+        def recognise(model, path):
+            return inference_recognizer(model, path, test_pipeline=pipeline)
+
+        return init_recognizer(cfg, checkpoint, device), recognise
     raise ValueError(
         "default_scope of the config must be 'mmpretrain', 'mmseg' or 'mmaction', but "
         f'it is {scope!r}'
     )
+
+
+def video_pipeline(pipeline: list) -> list:
+    """A test pipeline of mmaction that reads a video, also where it reads frames."""
+    steps = [dict(step) for step in pipeline]
+    if not any(step['type'] == 'RawFrameDecode' for step in steps):
+        return steps
+    for step in steps:
+        if step['type'] == 'RawFrameDecode':
+            step.clear()
+            step['type'] = 'OpenCVDecode'
+    return [dict(type='OpenCVInit'), *steps]
 
 
 def to_fractions(text: str, num_frames: int, height: int, width: int) -> list[float]:
