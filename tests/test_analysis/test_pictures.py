@@ -16,8 +16,13 @@ from nl_plugins.analysis.picture import film_strip, network_frames
 
 
 @pytest.fixture(autouse=True)
-def importable(colours, monkeypatch):
+def leave_no_trace(colours, monkeypatch):
+    """The backbone can be imported; the scope that the tool sets does not stay."""
     monkeypatch.syspath_prepend(str(colours))
+    scopes = DefaultScope._instance_dict.copy()
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(scopes)
 
 
 @pytest.fixture(scope='module')
