@@ -28,3 +28,11 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f'needs the published data in {SHARED}')
     return SHARED
+
+
+@pytest.fixture(autouse=True)
+def no_scope_from_other_tests():
+    """A scope that a test leaves behind would decide where the next one looks."""
+    from mmengine.registry import DefaultScope
+
+    DefaultScope._instance_dict.clear()

@@ -12,7 +12,8 @@ import torch.nn as nn
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ..graph import Affinity, chebyshev
+from ..graph import Affinity, laplacian
+from ..graph.affinity import mix
 from .base import check_choice, matrix
 from .graph_filter import GraphFilterBlock
 
@@ -57,4 +58,4 @@ class NSBlock(GraphFilterBlock):
         self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
     ) -> Tensor:
         weight = self.sign * matrix(unit.conv_out)
-        return chebyshev(affinity, values, [weight, -weight])
+        return mix(laplacian(affinity, values), weight.to(values.dtype))

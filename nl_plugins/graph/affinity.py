@@ -93,7 +93,9 @@ class Affinity:
     def _apply_weighted(
         self, values: Tensor, weight: Tensor, plus: Tensor | None
     ) -> Tensor:
-        return mix(self._apply(values), weight, plus)
+        out = self._apply(values)
+        plus = None if plus is None else plus.to(out.dtype)
+        return mix(out, weight.to(out.dtype), plus)
 
     def transpose(self) -> Affinity:
         """The affinity whose matrix is the transpose of this one's.

@@ -28,7 +28,6 @@ def chebyshev(
     affinity: Affinity,
     values: Tensor,
     weights: Sequence[Tensor | None],
-    stable: bool = False,
 ) -> Tensor:
     """``Σ_k T_k(A) g W_kᵀ`` with T_0 = I, T_1 = A, T_k = 2 A T_{k-1} - T_{k-2}.
 
@@ -37,8 +36,6 @@ def chebyshev(
         values (Tensor): g (B, N, D).
         weights (Sequence[Tensor | None]): W_0 .. W_K, each (D_out, D); None leaves
             the term out.
-        stable (bool): Take A² = A, as gSNL (Zhu et al. 2019) does, so that
-            T_k = 2 T_{k-1} - T_{k-2} from k = 2 on. Defaults to False.
 
     Returns:
         Tensor: (B, N, D_out).
@@ -62,8 +59,7 @@ def chebyshev(
                 return affinity.apply(values, weight, out)
             previous, current = current, affinity.apply(current)
         elif order > 1:
-            advanced = current if stable else affinity.apply(current)
-            previous, current = current, 2 * advanced - previous
+            previous, current = current, 2 * affinity.apply(current) - previous
         if weight is not None:
             out = mix(current, weight.to(current.dtype), out)
     return out
