@@ -192,7 +192,7 @@ def test_heads_of_mmaction_take_bf16_scores():
     structures = importlib.import_module('mmaction.structures')
     samples = [structures.ActionDataSample().set_gt_label(i) for i in range(2)]
     head = heads.TSNHead(num_classes=6, in_channels=4)
-    scores = torch.eye(2, 6, dtype=torch.bfloat16, requires_grad=True)
+    scores = torch.eye(2, 6).bfloat16().requires_grad_()
     losses = head.loss_by_feat(scores, samples)
     assert losses['top1_acc'] == 1
     losses['loss_cls'].backward()
