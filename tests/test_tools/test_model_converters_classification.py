@@ -350,3 +350,14 @@ def test_nothing_is_lost_in_silence():
         conversion.move('b', 'c')
     with pytest.raises(ValueError, match='lacks'):
         conversion.move('z', 'd')
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.serialization, 'get_safe_globals'), reason='torch below 2.5'
+)
+def test_loading_leaves_the_list_of_safe_globals_as_it_was(tmp_path):
+    path = tmp_path / 'weights.pth'
+    torch.save({'weight': torch.zeros(1)}, path)
+    before = torch.serialization.get_safe_globals()
+    core.load_checkpoint(path)
+    assert set(torch.serialization.get_safe_globals()) == set(before)

@@ -89,14 +89,15 @@ def _numpy_scalars():
     except ImportError:  # numpy below 1.26
         from numpy.core import multiarray
     kinds = {type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8')}
-    return safe_globals(
-        [
-            np.dtype,
-            *kinds,
-            multiarray.scalar,
-            (multiarray.scalar, 'numpy.core.multiarray.scalar'),
-        ]
-    )
+    wanted = [
+        np.dtype,
+        *kinds,
+        multiarray.scalar,
+        (multiarray.scalar, 'numpy.core.multiarray.scalar'),
+    ]
+    # On leaving, the context removes all it was given, also what was allowed before.
+    allowed = torch.serialization.get_safe_globals()
+    return safe_globals([item for item in wanted if item not in allowed])
 
 
 def _unwrap(content: object, path: Path) -> Checkpoint:
