@@ -83,6 +83,10 @@ def full_precision(device: torch.device) -> AbstractContextManager:
 
 def autocasts(device: torch.device) -> bool:
     """Whether autocast is on for a device."""
-    if device.type == 'cpu':
-        return torch.is_autocast_cpu_enabled()
-    return device.type == 'cuda' and torch.is_autocast_enabled()
+    if device.type not in ('cpu', 'cuda'):
+        return False
+    try:
+        return torch.is_autocast_enabled(device.type)
+    except TypeError:  # torch below 2.4 has a function for each
+        name = 'cpu_enabled' if device.type == 'cpu' else 'enabled'
+        return getattr(torch, f'is_autocast_{name}')()

@@ -21,7 +21,7 @@ def test_block(check, name, variant, ndim):
     check(BLOCKS[name], variant, ndim)
 
 
-def test_the_mission_s_blocks_are_all_there():
+def test_the_public_blocks_are_all_there():
     assert set(BLOCKS) >= {
         'A2Block',
         'ANLBlock',

@@ -287,8 +287,8 @@ def model_rows(args: argparse.Namespace, rate: float):
 
     config = Config.fromfile(args.config)
     init_default_scope(config.get('default_scope', 'mmengine'))
+    # No init_weights(): it would fetch the pretrained weights that a config names.
     model = MODELS.build(config.model).to(args.device).eval()
-    model.init_weights()
 
     class Features(nn.Module):
         def __init__(self) -> None:
