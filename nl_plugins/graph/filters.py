@@ -50,19 +50,26 @@ def chebyshev(
             'a filter of order 2 and more needs an affinity (B, N, N), but got '
             f'{affinity!r}'
         )
+    *weights, last = weights
+    if len(weights) > 1 and last is not None:
+        # T_K = 2 A T_{K-1} - T_{K-2}: the second part joins the term of order K - 2.
+        other = weights[-2]
+        weights[-2] = -last if other is None else other - last
+        last = 2 * last
     out = None
     previous, current = None, values
     for order, weight in enumerate(weights):
-        last = order == len(weights) - 1
         if order == 1:
-            if last:
-                return affinity.apply(values, weight, out)
             previous, current = current, affinity.apply(current)
         elif order > 1:
             previous, current = current, 2 * affinity.apply(current) - previous
         if weight is not None:
             out = mix(current, weight.to(current.dtype), out)
-    return out
+    if last is None:
+        return out
+    if not weights:
+        return mix(values, last.to(values.dtype))
+    return affinity.apply(current, last, out)
 
 
 def arma(

@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -110,10 +111,27 @@ def as_written(block: nn.Module) -> Callable[[Tensor], Tensor] | None:
             twin.load_state_dict(block.state_dict())
         except RuntimeError:  # an option that mmcv does not have
             return None
+        twin.concatenation = partial(concatenation, twin)
         return twin.to(next(block.parameters()))
     if kind == 'ChebyshevNLBlock' and not block.stable:
         return lambda x: matrix_polynomial(block, x)
     return None
+
+
+def concatenation(block: nn.Module, theta: Tensor, phi: Tensor) -> Tensor:
+    """mmcv's weights; its division in place cannot be differentiated by today's torch.
+
+    Args:
+        block (nn.Module): Holds ``concat_project``.
+        theta (Tensor): (B, C', N, 1).
+        phi (Tensor): (B, C', 1, M).
+
+    Returns:
+        Tensor: (B, N, M).
+    """
+    keys = phi.shape[3]
+    pairs = [theta.expand(-1, -1, -1, keys), phi.expand(-1, -1, theta.shape[2], -1)]
+    return block.concat_project(torch.cat(pairs, dim=1)).squeeze(1) / keys
 
 
 def matrix_polynomial(block: nn.Module, x: Tensor) -> Tensor:
