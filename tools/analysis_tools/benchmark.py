@@ -69,6 +69,18 @@ SUITES = {
 }
 
 
+def fused_attention_flops(query, key, values, *args, out_shape=None, **kwargs) -> int:
+    """Of softmax(q kᵀ) v from the shapes (B, heads, positions, width)."""
+    batch, heads, queries, width = query
+    return 2 * batch * heads * queries * key[2] * (width + values[3])
+
+
+# torch's counter knows the fused kernels of GPUs, not the one of CPUs.
+FUSED = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused_attention_flops
+}
+
+
 @dataclass
 class Row:
     """One case. Times in milliseconds, memory in MiB, ratios dense over ours."""
@@ -238,7 +250,7 @@ def compare(
             one, other = forward('ours'), forward('dense')
             difference = ((one - other).abs().max() / other.abs().max()).item()
     # With gradients: the counter does not know the in-place products used without.
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
         forward('ours')
     limit = counter.get_total_flops() / 2 / rate
     step_seconds, step_memory = measure(step)
