@@ -105,7 +105,7 @@ def projected_dot(
     total = x.sum(1)
     context = key[0] @ gram @ values[0].mT
     if key[1] is not None:
-        context = context + outer(key[1], mix(total.unsqueeze(1), values[0]))
+        context = context + key[1].unsqueeze(-1) * mix(total.unsqueeze(1), values[0])
     if values[1] is not None:
         projected = mix(total.unsqueeze(1), key[0])
         if key[1] is not None:
@@ -116,11 +116,6 @@ def projected_dot(
     if bias is not None:
         bias = bias.unsqueeze(1)
     return channel_first_matmul(x, query[0].mT @ context, bias)
-
-
-def outer(column: Tensor, rows: Tensor) -> Tensor:
-    """``column rowᵀ`` for column (D,) and rows (B, 1, E): (B, D, E)."""
-    return column.unsqueeze(-1) * rows
 
 
 class SymmetricAffinity(LowRankAffinity):
