@@ -258,7 +258,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
         core.run(converter.main)
         return capsys.readouterr().out
 
-    text = call(source, out, '--config', config)
+    text = call(source, out, '--write-config', config)
     assert f'{len(weights)} keys moved, 0 dropped, 0 added' in text
     report = out.with_suffix('.txt').read_text()
     assert 'linear.weight (10, 64) -> head.fc.weight' in report
@@ -266,6 +266,11 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     MODELS.build(Config.fromfile(config).model).load_state_dict(
         torch.load(out, weights_only=True)['state_dict']
     )
+    call(source, out, '--config', config)
+    other = ROOT / 'configs/classification/_base_/models/preresnet20.py'
+    with pytest.raises(SystemExit, match='error: the weights do not fit the model'):
+        call(source, tmp_path / 'b.pth', '--config', other)
+    assert not (tmp_path / 'b.pth').exists()
     call(out, back, '--back')
     again = torch.load(back, weights_only=True)['state_dict']
     assert again.keys() == weights.keys()

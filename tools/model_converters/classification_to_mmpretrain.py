@@ -5,7 +5,7 @@ Reads akamaster/pytorch_resnet_cifar10 (.th), tea1528/Non-Local-NN-Pytorch (.t7)
 SNL repository's classification part and KaiyuYue/cgnl-network.pytorch (.pth.tar),
 torchvision's ResNets (.pth) and the blocks of AlexHex7/Non-local_pytorch (net.pth).
 Network, depth, block, its place and width are told by the keys; the flags are for what
-they do not tell. --config writes the model as a config that the weights fit.
+they do not tell.
 """
 
 import re
@@ -28,7 +28,7 @@ _FILE_NAME = re.compile(r'-w-\d+([a-z0-9]+?)-?block')
 
 def main() -> None:
     """The command line."""
-    parser = core.parser(__doc__)
+    parser = core.two_way_parser(__doc__)
     parser.add_argument(
         '--block-type',
         choices=['nl', 'ns', 'a2', 'snl', 'dnl', 'caylay', 'cgnl', 'cgnlx'],
@@ -51,10 +51,6 @@ def main() -> None:
     parser.add_argument(
         '--num-classes', type=int, help='outputs to keep of a 1000-way PreResNet'
     )
-    parser.add_argument('--config', type=Path, help='write the model config here')
-    parser.add_argument(
-        '--back', action='store_true', help="from our names to the original's"
-    )
     args = parser.parse_args()
     checkpoint = core.load_checkpoint(args.checkpoint)
     if args.back:
@@ -63,16 +59,14 @@ def main() -> None:
     else:
         converted = convert(checkpoint, args)
         state_dict = converted.conversion.finish()
-        check(converted, state_dict)
+        check(converted, state_dict, args.config)
     meta = dict(converted_from=args.checkpoint.name, model=repr(converted.model))
     core.save_checkpoint(args.out, state_dict, meta)
     report = args.report or args.out.with_suffix('.txt')
     core.save_report(report, converted.conversion)
     print(f'{converted.origin}: {converted.conversion.summary()}, listed in {report}')
-    if args.config and not args.back:
-        text = config_text(converted.model)
-        core.write_atomically(args.config, lambda path: path.write_text(text))
-        print(f'the model is in {args.config}')
+    if args.write_config and not args.back:
+        core.write_config(args.write_config, converted.model)
     print(f'wrote {args.out}')
 
 
@@ -112,15 +106,16 @@ def convert_blocks(state_dict: dict, options: Options) -> Converted:
     return Converted(conversion, blocks, 'AlexHex7 blocks')
 
 
-def check(converted: Converted, state_dict: dict) -> None:
-    """Load the tensors into what the config builds.
+def check(converted: Converted, state_dict: dict, config: Path | None = None) -> None:
+    """Load the tensors into the model of ``config``, or the one the keys tell of.
 
     Raises:
         ValueError: If they do not fit.
     """
+    from mmengine.config import Config
     from mmengine.registry import MODELS as ROOT
 
-    if 'type' not in converted.model:
+    if config is None and 'type' not in converted.model:
         for name, cfg in converted.model.items():
             prefix = f'{name}.'
             inner = {
@@ -134,15 +129,8 @@ def check(converted: Converted, state_dict: dict) -> None:
     from mmpretrain.registry import MODELS
 
     init_default_scope('mmpretrain')
-    core.load_strictly(MODELS.build(converted.model), state_dict)
-
-
-def config_text(model: dict) -> str:
-    """The model as a config."""
-    from mmengine.config import Config
-
-    imports = dict(imports=['nl_plugins'], allow_failed_imports=False)
-    return Config(dict(custom_imports=imports, model=model)).pretty_text
+    model = Config.fromfile(config).model if config else converted.model
+    core.load_strictly(MODELS.build(model), state_dict)
 
 
 if __name__ == '__main__':

@@ -321,6 +321,37 @@ def parser(description: str) -> argparse.ArgumentParser:
     return arguments
 
 
+def two_way_parser(description: str) -> argparse.ArgumentParser:
+    """The arguments of converters that read the model from the keys, and go back."""
+    arguments = parser(description)
+    arguments.add_argument(
+        '--config',
+        type=Path,
+        help='a config whose model the weights must fit; default: the model that the '
+        'keys of the checkpoint tell of',
+    )
+    arguments.add_argument(
+        '--write-config',
+        type=Path,
+        metavar='FILE.py',
+        help='write the model that the keys tell of, blocks and their places included',
+    )
+    arguments.add_argument(
+        '--back', action='store_true', help="from our names to the original's"
+    )
+    return arguments
+
+
+def write_config(path: Path, model: dict) -> None:
+    """Write a model as a config of its own."""
+    from mmengine.config import Config
+
+    imports = dict(imports=['nl_plugins'], allow_failed_imports=False)
+    text = Config(dict(custom_imports=imports, model=model)).pretty_text
+    write_atomically(path, lambda temporary: temporary.write_text(text))
+    print(f'{path} holds the model')
+
+
 def run(main: Callable[[], None]) -> None:
     """Run a converter; a user's mistake ends in one sentence, not in a traceback."""
     try:

@@ -7,7 +7,7 @@ checkpoints of inception-I3D-NON-LOCAL, RGB and flow.
 
 import re
 
-from conversion import Conversion, load_checkpoint, run
+from conversion import Conversion, load_checkpoint, run, two_way_parser
 from torch import Tensor
 from video_keys import (
     base_model,
@@ -17,7 +17,6 @@ from video_keys import (
     nl_block_prefix,
     nl_part_name,
     require_keys,
-    video_parser,
 )
 
 # Original name of a non-local block -> the layer whose output it takes.
@@ -102,7 +101,7 @@ def to_original(state_dict: dict[str, Tensor]) -> Conversion:
 
 def main() -> None:
     """Command line."""
-    arguments = video_parser(__doc__).parse_args()
+    arguments = two_way_parser(__doc__).parse_args()
     state_dict = load_checkpoint(arguments.checkpoint).state_dict
     if arguments.back:
         finish_back(arguments, to_original(state_dict))

@@ -12,7 +12,7 @@ import re
 
 import torch
 from caffe2_blobs import load_blobs
-from conversion import Conversion, load_checkpoint, run
+from conversion import Conversion, load_checkpoint, run, two_way_parser
 from torch import Tensor
 from video_keys import (
     base_model,
@@ -25,7 +25,6 @@ from video_keys import (
     require_keys,
     residual_depth,
     torchvision_name,
-    video_parser,
 )
 
 from nl_plugins.blocks import NLBlock
@@ -240,7 +239,7 @@ def to_original(state_dict: dict[str, Tensor]) -> Conversion:
 
 def main() -> None:
     """Command line."""
-    arguments = video_parser(__doc__).parse_args()
+    arguments = two_way_parser(__doc__).parse_args()
     if arguments.checkpoint.suffix == '.pkl':
         state_dict = load_blobs(arguments.checkpoint)
     else:

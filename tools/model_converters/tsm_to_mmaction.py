@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
-from conversion import Conversion, load_checkpoint, run
+from conversion import Conversion, load_checkpoint, run, two_way_parser
 from torch import Tensor
 from video_keys import (
     base_model,
@@ -25,7 +25,6 @@ from video_keys import (
     require_keys,
     residual_depth,
     torchvision_name,
-    video_parser,
 )
 
 from nl_plugins.blocks import ChannelGate, NLBlock, RNLBlock
@@ -307,7 +306,7 @@ def class_order(path: Path, num_classes: int) -> list[int]:
 
 def arguments_parser() -> argparse.ArgumentParser:
     """Command line."""
-    arguments = video_parser(__doc__)
+    arguments = two_way_parser(__doc__)
     arguments.add_argument(
         '--num-segments',
         type=int,

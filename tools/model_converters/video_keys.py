@@ -10,10 +10,9 @@ from pathlib import Path
 from conversion import (
     Conversion,
     load_strictly,
-    parser,
     save_checkpoint,
     save_report,
-    write_atomically,
+    write_config,
 )
 from mmengine.config import Config
 from torch import Tensor, nn
@@ -161,27 +160,6 @@ def nl_block_prefix(host: str) -> str:
     return f'{host}.{NLBlock._abbr_}.'
 
 
-def video_parser(description: str) -> argparse.ArgumentParser:
-    """The arguments of every converter of video networks."""
-    arguments = parser(description)
-    arguments.add_argument(
-        '--config',
-        type=Path,
-        help='a config whose model the weights must fit; default: the model that the '
-        'keys of the checkpoint tell of',
-    )
-    arguments.add_argument(
-        '--write-config',
-        type=Path,
-        metavar='FILE.py',
-        help='write the model that the keys tell of, blocks and their places included',
-    )
-    arguments.add_argument(
-        '--back', action='store_true', help="from our names to the original's"
-    )
-    return arguments
-
-
 def finish(arguments: argparse.Namespace, conversion: Conversion, model: dict) -> None:
     """Check the weights against the model, write them, the report and the config."""
     state_dict = conversion.finish()
@@ -191,13 +169,7 @@ def finish(arguments: argparse.Namespace, conversion: Conversion, model: dict) -
     load_strictly(build(wanted), state_dict)
     _save(arguments, conversion, state_dict)
     if arguments.write_config:
-        imports = dict(imports=['nl_plugins'], allow_failed_imports=False)
-        config = Config(dict(custom_imports=imports, model=model))
-        write_atomically(
-            arguments.write_config,
-            lambda path: path.write_text(config.pretty_text),
-        )
-        print(f'{arguments.write_config} holds the model')
+        write_config(arguments.write_config, model)
 
 
 def finish_back(
