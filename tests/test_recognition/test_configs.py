@@ -163,6 +163,48 @@ def test_rnl_recipe(path):
     assert dict(type='FullResThreeCrop', crop_size=256) in test
 
 
+LONG = [path for path in CONFIGS if path.match('nl/i3d_kinetics400-pretrained*')]
+SHORT = [path for path in CONFIGS if '400k' in path.stem and path not in LONG]
+
+
+@pytest.mark.parametrize('path', LONG + SHORT, ids=lambda path: path.stem)
+def test_recipe_of_the_non_local_paper(path):
+    """The published solver; long clips start from I3D with its norms fixed."""
+    cfg = load(path)
+    long = path in LONG
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.momentum, optimizer.nesterov) == (
+        'SGD',
+        0.9,
+        True,
+    )
+    assert (optimizer.lr, optimizer.weight_decay) == (0.0025 if long else 0.01, 1e-4)
+    assert cfg.optim_wrapper.paramwise_cfg.norm_decay_mult == 0
+    assert cfg.train_cfg.max_iters == 400_000
+    assert cfg.param_scheduler.milestones == [150_000, 300_000]
+    assert cfg.auto_scale_lr.base_batch_size == (16 if long else 64)
+    assert cfg.model.cls_head.dropout_ratio == 0.5
+
+    frames, stride = map(
+        int, path.stem.rpartition('-400k')[0].split('-')[-1].split('x')[:2]
+    )
+    for _, dataset in datasets(cfg):
+        sampling = dataset.pipeline[1]
+        assert (sampling.clip_len, sampling.frame_interval) == (frames, stride)
+    test = cfg.test_dataloader.dataset.pipeline
+    assert test[1].type == 'EvenStartSampleFrames' and test[1].num_clips == 10
+    assert dict(type='ThreeCrop', crop_size=256) in test
+    backbone = cfg.model.backbone.get('backbone', cfg.model.backbone)
+    # The stem of 8x8 and 32x4 keeps all frames, that of 32x2 and 128x1 a quarter.
+    assert backbone.get('conv1_stride_t', 2) == (1 if stride > 2 else 2)
+    if long:
+        assert cfg.custom_hooks == [dict(type='TrainOnlyHook', norm='freeze')]
+        assert backbone.pretrained is None
+        start = f'i3d_imagenet-pretrained-r50_8xb8-{"32x2" if stride == 1 else "8x8"}x1'
+        assert Path(cfg.load_from).stem.startswith(start)
+        assert Path(cfg.load_from).stem in {path.stem for path in SHORT}
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_batch_size_in_the_name(path):
     cfg = load(path)

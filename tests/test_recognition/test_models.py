@@ -56,6 +56,8 @@ SIZES = {
     'nl_i3d_r50': 35_401_936,
     'nl_i3d_r50_8x8': 35_401_936,
     'nl_i3d_r50_mmaction-stem': 35_401_936,
+    'nl_i3d_r50_128x1': 35_401_936 - 2 * 4_096,
+    'nl_i3d_r50_32x4': 35_401_936 - 2 * 4_096,
     'nl_i3d_r50_1block': 30_144_208 + 1_024,
     'nl_i3d_r50_10block': 42_752_208 + 8_192,
     'nl_i3d_r101': 59_108_560 + 4_096,
@@ -162,6 +164,8 @@ def test_rnl_blocks_are_where_the_release_has_them():
         ('nl_i3d_r50', 32, dict(maxpool=(8, 55, 55), pool2=(4, 55, 55))),
         ('nl_i3d_r50_8x8', 8, dict(maxpool=(8, 55, 55), pool2=(4, 55, 55))),
         ('nl_i3d_r50_mmaction-stem', 32, dict(maxpool=(8, 56, 56), pool2=(4, 56, 56))),
+        ('nl_i3d_r50_128x1', 128, dict(maxpool=(32, 55, 55), pool2=(16, 55, 55))),
+        ('nl_i3d_r50_32x4', 32, dict(maxpool=(32, 55, 55), pool2=(16, 55, 55))),
     ],
 )
 def test_stem(name, frames, sizes):
@@ -173,7 +177,25 @@ def test_stem(name, frames, sizes):
         )
     out = backbone(torch.empty(1, 3, frames, 224, 224, device='meta'))
     assert seen == sizes
-    assert out.shape == (1, 2048, 4, 7, 7)
+    assert out.shape == (1, 2048, sizes['pool2'][0], 7, 7)
+
+
+def test_blocks_of_long_clips_are_grouped_in_res3():
+    backbone = built('nl_i3d_r50_128x1').backbone
+    blocks = {
+        host: getattr(backbone.get_submodule(host), name)
+        for host, name in backbone.inserted_blocks
+    }
+    assert {host: type(block).__name__ for host, block in blocks.items()} == {
+        'layer2.1': 'GroupedNLBlock',
+        'layer2.3': 'GroupedNLBlock',
+        'layer3.1': 'NLBlock',
+        'layer3.3': 'NLBlock',
+        'layer3.5': 'NLBlock',
+    }
+    for host, block in blocks.items():
+        assert block.norm_cfg is None and block.pool_first
+        assert block.key_grid((16, 28, 28))[0] == (4 if 'layer2' in host else 16)
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,7 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=8,
-    dataset=dict(ann_file=data_root + 'hmdb51_val_split_1_rawframes.txt', **frames),
-)
-test_dataloader = dict(
     dataset=dict(ann_file=data_root + 'hmdb51_val_split_1_rawframes.txt', **frames)
 )
+test_dataloader = val_dataloader
+val_dataloader = dict(val_dataloader, batch_size=8)

@@ -1,5 +1,6 @@
 # Optical flow of HMDB51, split 1, in trees u and v, for 3D networks of 64 frames. An
 # epoch is ten passes; validation and test see windows, whose number varies.
+_base_ = './loaders.py'
 data_root = 'data/hmdb51/'
 flow = dict(
     type='CheckedRawframeDataset',
@@ -36,9 +37,6 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=8,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='RepeatDataset',
         times=10,
@@ -51,25 +49,10 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=1,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         ann_file=data_root + 'hmdb51_val_split_1_flow.txt',
         pipeline=val_pipeline,
-        test_mode=True,
         **flow,
     ),
 )
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        ann_file=data_root + 'hmdb51_val_split_1_flow.txt',
-        pipeline=test_pipeline,
-        test_mode=True,
-        **flow,
-    ),
-)
+test_dataloader = dict(dataset=dict(val_dataloader['dataset'], pipeline=test_pipeline))

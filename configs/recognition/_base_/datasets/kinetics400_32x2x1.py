@@ -1,6 +1,6 @@
 # Non-local networks on Kinetics-400: a window of 64 frames, short side 256 to 320;
 # test on 10 clips x 3 crops.
-data_root = 'data/kinetics400/'
+_base_ = './kinetics400.py'
 train_pipeline = [
     dict(type='DecordInit'),
     dict(type='SampleFrames', clip_len=32, frame_interval=2, num_clips=1),
@@ -33,41 +33,8 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=8,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
-    dataset=dict(
-        type='CheckedVideoDataset',
-        ann_file=data_root + 'kinetics400_train_list_videos.txt',
-        data_prefix=dict(video=data_root + 'videos_train'),
-        pipeline=train_pipeline,
-    ),
+    sampler=dict(type='InfiniteSampler'),
+    dataset=dict(pipeline=train_pipeline),
 )
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='CheckedVideoDataset',
-        ann_file=data_root + 'kinetics400_val_list_videos.txt',
-        data_prefix=dict(video=data_root + 'videos_val'),
-        pipeline=val_pipeline,
-        test_mode=True,
-    ),
-)
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='CheckedVideoDataset',
-        ann_file=data_root + 'kinetics400_val_list_videos.txt',
-        data_prefix=dict(video=data_root + 'videos_val'),
-        pipeline=test_pipeline,
-        test_mode=True,
-    ),
-)
-val_evaluator = dict(type='AccMetric')
-test_evaluator = val_evaluator
+val_dataloader = dict(batch_size=8, dataset=dict(pipeline=val_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

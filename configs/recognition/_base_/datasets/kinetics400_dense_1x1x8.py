@@ -1,5 +1,5 @@
 # RNL and TSM on Kinetics-400: dense sampling; test on 10 clips x 3 full crops.
-data_root = 'data/kinetics400/'
+_base_ = './kinetics400.py'
 train_pipeline = [
     dict(type='DecordInit'),
     dict(type='DenseSampleFrames', clip_len=1, frame_interval=1, num_clips=8),
@@ -40,43 +40,6 @@ test_pipeline = [
     dict(type='FormatShape', input_format='NCHW'),
     dict(type='PackActionInputs'),
 ]
-train_dataloader = dict(
-    batch_size=4,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(
-        type='CheckedVideoDataset',
-        ann_file=data_root + 'kinetics400_train_list_videos.txt',
-        data_prefix=dict(video=data_root + 'videos_train'),
-        pipeline=train_pipeline,
-    ),
-)
-val_dataloader = dict(
-    batch_size=4,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='CheckedVideoDataset',
-        ann_file=data_root + 'kinetics400_val_list_videos.txt',
-        data_prefix=dict(video=data_root + 'videos_val'),
-        pipeline=val_pipeline,
-        test_mode=True,
-    ),
-)
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='CheckedVideoDataset',
-        ann_file=data_root + 'kinetics400_val_list_videos.txt',
-        data_prefix=dict(video=data_root + 'videos_val'),
-        pipeline=test_pipeline,
-        test_mode=True,
-    ),
-)
-val_evaluator = dict(type='AccMetric')
-test_evaluator = val_evaluator
+train_dataloader = dict(batch_size=4, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=4, dataset=dict(pipeline=val_pipeline))
+test_dataloader = dict(dataset=dict(pipeline=test_pipeline))

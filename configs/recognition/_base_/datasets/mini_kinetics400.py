@@ -1,5 +1,6 @@
 # Synthetic: python tools/dataset_converters/make_mini_data.py --only kinetics400
 # A mirror would turn clockwise into counterclockwise, so there is no flip.
+_base_ = './loaders.py'
 num_classes = 8
 data_root = 'data/mini/kinetics400/'
 train_pipeline = [
@@ -24,8 +25,6 @@ test_pipeline = [
 train_dataloader = dict(
     batch_size=8,
     num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='VideoDataset',
         ann_file=data_root + 'kinetics400_train_list_videos.txt',
@@ -36,14 +35,11 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=8,
     num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='VideoDataset',
         ann_file=data_root + 'kinetics400_val_list_videos.txt',
         data_prefix=dict(video=data_root + 'videos_val'),
         pipeline=test_pipeline,
-        test_mode=True,
     ),
 )
 test_dataloader = val_dataloader

@@ -1,5 +1,6 @@
 # Synthetic: python tools/dataset_converters/make_mini_data.py --only sthv1
 # Turning a clip round would change its class, so there is no flip.
+_base_ = './loaders.py'
 num_classes = 8
 data_root = 'data/mini/sthv1/'
 train_pipeline = [
@@ -27,8 +28,6 @@ dataset = dict(
 train_dataloader = dict(
     batch_size=8,
     num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         ann_file=data_root + 'sthv1_train_list_rawframes.txt',
         pipeline=train_pipeline,
@@ -38,12 +37,9 @@ train_dataloader = dict(
 val_dataloader = dict(
     batch_size=8,
     num_workers=2,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         ann_file=data_root + 'sthv1_val_list_rawframes.txt',
         pipeline=test_pipeline,
-        test_mode=True,
         **dataset,
     ),
 )

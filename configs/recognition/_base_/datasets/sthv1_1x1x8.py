@@ -1,5 +1,6 @@
 # RNL and TSM on Something-Something V1: uniform sampling, no flip since left and right
 # matter; test on 2 clips x 3 full crops. Two-frame rows are left out.
+_base_ = './loaders.py'
 data_root = 'data/sthv1/'
 train_pipeline = [
     dict(type='SegmentSampleFrames', num_clips=8),
@@ -40,9 +41,6 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     batch_size=4,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
     dataset=dict(
         type='CheckedRawframeDataset',
         ann_file=data_root + 'sthv1_train_list_rawframes.txt',
@@ -55,35 +53,12 @@ train_dataloader = dict(
 )
 val_dataloader = dict(
     batch_size=4,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        type='CheckedRawframeDataset',
+        train_dataloader['dataset'],
         ann_file=data_root + 'sthv1_val_list_rawframes.txt',
-        data_prefix=dict(img=data_root + 'rawframes'),
-        filename_tmpl='{:05}.jpg',
-        min_frames=3,
-        on_error='skip',
         pipeline=val_pipeline,
-        test_mode=True,
     ),
 )
-test_dataloader = dict(
-    batch_size=1,
-    num_workers=8,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type='CheckedRawframeDataset',
-        ann_file=data_root + 'sthv1_val_list_rawframes.txt',
-        data_prefix=dict(img=data_root + 'rawframes'),
-        filename_tmpl='{:05}.jpg',
-        min_frames=3,
-        on_error='skip',
-        pipeline=test_pipeline,
-        test_mode=True,
-    ),
-)
+test_dataloader = dict(dataset=dict(val_dataloader['dataset'], pipeline=test_pipeline))
 val_evaluator = dict(type='AccMetric')
 test_evaluator = val_evaluator

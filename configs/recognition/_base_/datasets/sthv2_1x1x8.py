@@ -7,6 +7,4 @@ train_dataloader = dict(
 val_dataloader = dict(
     dataset=dict(ann_file=data_root + 'sthv2_val_list_rawframes.txt', **frames)
 )
-test_dataloader = dict(
-    dataset=dict(ann_file=data_root + 'sthv2_val_list_rawframes.txt', **frames)
-)
+test_dataloader = val_dataloader

@@ -1,24 +1,11 @@
-# Fine-tuning of frame-stacked networks on UCF101, split 1: uniform sampling of frames
-# extracted as img_00001.jpg; test on 2 clips x 3 full crops.
-_base_ = './sthv1_1x1x8.py'
+# UCF101, split 1, as HMDB51.
+_base_ = './hmdb51_1x1x8.py'
 data_root = 'data/ucf101/'
-train_pipeline = _base_.train_pipeline
-train_pipeline.insert(4, dict(type='Flip', flip_ratio=0.5))
-frames = dict(
-    data_prefix=dict(img=data_root + 'rawframes'), filename_tmpl='img_{:05}.jpg'
-)
+frames = dict(data_prefix=dict(img=data_root + 'rawframes'))
 train_dataloader = dict(
-    batch_size=8,
-    dataset=dict(
-        ann_file=data_root + 'ucf101_train_split_1_rawframes.txt',
-        pipeline=train_pipeline,
-        **frames,
-    ),
+    dataset=dict(ann_file=data_root + 'ucf101_train_split_1_rawframes.txt', **frames)
 )
 val_dataloader = dict(
-    batch_size=8,
-    dataset=dict(ann_file=data_root + 'ucf101_val_split_1_rawframes.txt', **frames),
-)
-test_dataloader = dict(
     dataset=dict(ann_file=data_root + 'ucf101_val_split_1_rawframes.txt', **frames)
 )
+test_dataloader = val_dataloader

@@ -1,24 +1,4 @@
-# NL-C2D-ResNet-101 with ten blocks; over res4 they are spread evenly (our choice).
-_base_ = './nl_c2d_r101.py'
+# NL-C2D-ResNet-101 with ten blocks: NL-I3D without temporal convolutions.
+_base_ = './nl_i3d_r101_10block.py'
 
-model = dict(
-    backbone=dict(
-        inserts=[
-            dict(
-                after=[
-                    'layer2.0',
-                    'layer2.1',
-                    'layer2.2',
-                    'layer2.3',
-                    'layer3.2',
-                    'layer3.6',
-                    'layer3.10',
-                    'layer3.14',
-                    'layer3.18',
-                    'layer3.22',
-                ],
-                cfg={{_base_.nl_block}},
-            )
-        ]
-    )
-)
+model = dict(backbone=dict(backbone=dict(type='C2DResNet3d', inflate=0)))

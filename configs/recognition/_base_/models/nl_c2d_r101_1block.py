@@ -1,15 +1,4 @@
-# NL-C2D-ResNet-101 with one block, right before the last residual block of res4.
-_base_ = './nl_c2d_r101.py'
+# NL-C2D-ResNet-101 with one block: NL-I3D without temporal convolutions.
+_base_ = './nl_i3d_r101_1block.py'
 
-model = dict(
-    backbone=dict(
-        inserts=[
-            dict(
-                after=[
-                    'layer3.21',
-                ],
-                cfg={{_base_.nl_block}},
-            )
-        ]
-    )
-)
+model = dict(backbone=dict(backbone=dict(type='C2DResNet3d', inflate=0)))

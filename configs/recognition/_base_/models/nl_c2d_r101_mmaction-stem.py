@@ -1,6 +1,4 @@
-# The same network in mmaction2's stem, which pads pool1 and keeps single frames in it.
-_base_ = './nl_c2d_r101.py'
+# NL-C2D-ResNet-101 in mmaction2's stem: NL-I3D without temporal convolutions.
+_base_ = './nl_i3d_r101_mmaction-stem.py'
 
-model = dict(
-    backbone=dict(backbone=dict(pool1_kernel=(1, 3, 3), pool1_padding=(0, 1, 1)))
-)
+model = dict(backbone=dict(backbone=dict(type='C2DResNet3d', inflate=0)))

@@ -1,15 +1,4 @@
-# NL-C2D-ResNet-50 with one block, right before the last residual block of res4.
-_base_ = './nl_c2d_r50.py'
+# NL-C2D-ResNet-50 with one block: NL-I3D without temporal convolutions.
+_base_ = './nl_i3d_r50_1block.py'
 
-model = dict(
-    backbone=dict(
-        inserts=[
-            dict(
-                after=[
-                    'layer3.4',
-                ],
-                cfg={{_base_.nl_block}},
-            )
-        ]
-    )
-)
+model = dict(backbone=dict(backbone=dict(type='C2DResNet3d', inflate=0)))

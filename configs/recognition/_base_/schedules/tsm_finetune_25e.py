@@ -17,3 +17,10 @@ param_scheduler = dict(
 )
 # (8 GPUs) x (8 clips)
 auto_scale_lr = dict(enable=False, base_batch_size=64)
+custom_hooks = [
+    dict(
+        type='TrainOnlyHook',
+        norm='freeze',
+        norm_except=['backbone.conv1.bn', '*.rnl_block', '*.channel_gate'],
+    )
+]

@@ -1,0 +1,7 @@
+# Long clips: 400k steps of 16 clips on 8 GPUs. Norms are fixed affine maps, whose
+# scale and shift the original does not train either.
+_base_ = './nl_400k.py'
+optim_wrapper = dict(optimizer=dict(lr=0.0025))
+custom_hooks = [dict(type='TrainOnlyHook', norm='freeze')]
+# (8 GPUs) x (2 clips)
+auto_scale_lr = dict(base_batch_size=16)
