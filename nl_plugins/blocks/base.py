@@ -282,7 +282,7 @@ def matrix(conv: nn.Module) -> Tensor:
     standardisation, groups) is asked for its answers to the unit vectors.
     """
     conv = getattr(conv, 'conv', conv)
-    if type(conv) in _PLAIN_CONVS and conv.groups == 1:
+    if _is_plain_conv(conv):
         return conv.weight.flatten(1)
     units = torch.eye(
         conv.in_channels, dtype=conv.weight.dtype, device=conv.weight.device
@@ -291,12 +291,18 @@ def matrix(conv: nn.Module) -> Tensor:
     return (answers if conv.bias is None else answers - conv.bias).mT
 
 
+def _is_plain_conv(conv: nn.Module | None) -> bool:
+    # 'Conv3d' of mmcv's registry is a wrapper of torch's layer that does the same.
+    wraps = type(conv).__module__ == 'mmcv.cnn.bricks.wrappers'
+    plain = isinstance(conv, _PLAIN_CONVS) if wraps else type(conv) in _PLAIN_CONVS
+    return plain and conv.groups == 1
+
+
 def is_plain(layer: nn.Module) -> bool:
     """Whether a ConvModule is a bare 1x1 convolution that nobody listens to."""
     conv = getattr(layer, 'conv', None)
     return (
-        type(conv) in _PLAIN_CONVS
-        and conv.groups == 1
+        _is_plain_conv(conv)
         and not (layer.with_norm or layer.with_activation)
         and not any(
             module._forward_hooks or module._forward_pre_hooks
