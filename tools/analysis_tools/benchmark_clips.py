@@ -166,9 +166,8 @@ def table(rows: Sequence[dict]) -> str:
             ('step_mib', 0),
         ):
             dense, ours = r[f'dense_{key}'], r[f'ours_{key}']
-            cells.append(
-                f'{dense:,.{digits}f} / {ours:,.{digits}f} = {dense / ours:.2f}'
-            )
+            ratio = f'{dense / ours:.2f}' if ours else '–'  # within what was held
+            cells.append(f'{dense:,.{digits}f} / {ours:,.{digits}f} = {ratio}')
         name = r['config'].split('_8xb')[0].split('_4xb')[0]
         lines.append(
             f'| {name} | {r["frames"]} x {r["size"]}² | {" | ".join(cells)} | '
