@@ -16,7 +16,7 @@ from mmengine.model.weight_init import initialize, update_init_info
 from torch import Tensor
 
 from ..graph import Affinity
-from ..graph.affinity import concat_channels, mix
+from ..graph.affinity import LinearMap, concat_channels, mix
 
 # Norm types whose layer depends on the number of spatial dimensions.
 _DIMENSIONAL_NORMS = ('BN', 'IN')
@@ -198,12 +198,15 @@ class NonLocalBlock(BaseModule):
             )
 
     def project(
-        self, x: Tensor, *convs: nn.Module | tuple[nn.Module, ...]
+        self,
+        x: Tensor,
+        *convs: nn.Module | tuple[nn.Module, ...],
+        channels_last: bool = False,
     ) -> list[Tensor]:
         """The maps of several 1x1 convolutions of x, each (B, N, channels).
 
-        Plain convolutions are computed in one product. A tuple of them gives one map,
-        theirs side by side.
+        Plain convolutions are computed in one product, see :func:`mix` for
+        ``channels_last``. A tuple of them gives one map, theirs side by side.
         """
         groups = [group if isinstance(group, tuple) else (group,) for group in convs]
         layers = [layer for group in groups for layer in group]
@@ -214,19 +217,8 @@ class NonLocalBlock(BaseModule):
                 else tokens(group[0](x))
                 for group in groups
             ]
-        weight = torch.cat([layer.conv.weight for layer in layers]).flatten(1)
-        biases = [layer.conv.bias for layer in layers]
-        bias = None
-        if any(one is not None for one in biases):
-            bias = torch.cat(
-                [
-                    weight.new_zeros(layer.out_channels) if one is None else one
-                    for layer, one in zip(layers, biases)
-                ]
-            )
-        maps = mix(tokens(x), weight, bias)
-        widths = [sum(layer.out_channels for layer in group) for group in groups]
-        return list(maps.split(widths, dim=-1))
+        maps = [join([linear_map(layer) for layer in group]) for group in groups]
+        return joint(tokens(x), maps, channels_last)
 
     def output(
         self, x: Tensor, filtered: Tensor, conv_out: nn.Module | None = None
@@ -236,19 +228,21 @@ class NonLocalBlock(BaseModule):
         Args:
             x (Tensor): Input of the block, (B, C, *S).
             filtered (Tensor): (B, N, C), the filter's result after the weight
-                ``matrix(conv_out)``.
+                ``matrix(conv_out)``; its memory may hold the sum afterwards.
             conv_out (nn.Module, optional): A ConvModule; None means
                 ``self.conv_out``.
         """
         conv_out = self.conv_out if conv_out is None else conv_out
         out = fold(filtered, x)
         if conv_out.conv.bias is not None:
-            bias = conv_out.conv.bias.to(out.dtype)
-            out = out + bias.view(-1, *[1] * self.ndim)
+            # In place, as the sum below: fresh memory costs more than the addition.
+            out.add_(conv_out.conv.bias.to(out.dtype).view(-1, *[1] * self.ndim))
         if conv_out.norm is not None:
             out = conv_out.norm(out)
         if conv_out.with_activation:
             out = conv_out.activate(out)
+        if conv_out.norm is None and not conv_out.with_activation:
+            return out.add_(x) if out.dtype == x.dtype else x + out
         return x + out
 
     def check_input(self, x: Tensor) -> None:
@@ -260,6 +254,28 @@ class NonLocalBlock(BaseModule):
                 f'ndim={self.ndim} takes (batch, {self.in_channels}, {sizes}), but got '
                 f'{tuple(x.shape)}'
             )
+
+
+def linear_map(layer: nn.Module) -> LinearMap:
+    """Weight and bias of a bare 1x1 convolution, see :func:`is_plain`."""
+    return matrix(layer), layer.conv.bias
+
+
+def join(maps: list[LinearMap]) -> LinearMap:
+    """Linear maps of one input, side by side: weight (ΣD, C) and bias (ΣD,) or None."""
+    weights, biases = zip(*maps)
+    if len(maps) == 1 or all(bias is None for bias in biases):
+        return torch.cat(weights), biases[0]
+    biases = [
+        weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in maps
+    ]
+    return torch.cat(weights), torch.cat(biases)
+
+
+def joint(x: Tensor, maps: list[LinearMap], channels_last: bool) -> list[Tensor]:
+    """Each linear map of x (B, N, C), all in one product, see :func:`mix`."""
+    out = mix(x, *join(maps), channels_last=channels_last)
+    return list(out.split([len(weight) for weight, _ in maps], dim=-1))
 
 
 def tokens(x: Tensor) -> Tensor:

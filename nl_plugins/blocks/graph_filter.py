@@ -128,7 +128,11 @@ class GraphFilterBlock(NonLocalBlock):
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         first, *others = self.each_unit()
-        pair, g = self.project(x, (self.theta, self.phi), first.g)
+        pair, g = self.project(
+            x,
+            *((self.theta, self.phi), first.g),
+            channels_last=self.affinity_type == 'softmax',
+        )
         affinity = self.pairwise(pair)
         filtered = self.filter(affinity, g, first, x)
         del pair, g  # the maps are as large as x: let them go before the norm

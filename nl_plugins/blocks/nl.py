@@ -12,9 +12,18 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, ConcatAffinity, DotAffinity, SoftmaxAffinity
+from ..graph.affinity import LinearMap, channel_first_matmul, mix
 from ..graph.dispatch import autocasts, formulation
 from ..graph.dot import projected_dot
-from .base import NonLocalBlock, check_choice, is_plain, matrix, tokens
+from .base import (
+    NonLocalBlock,
+    check_choice,
+    is_plain,
+    joint,
+    linear_map,
+    matrix,
+    tokens,
+)
 
 MODES = ('gaussian', 'embedded_gaussian', 'dot_product', 'concatenation')
 ORDERS = ('conv_pool', 'pool_conv')
@@ -140,15 +149,16 @@ class NLBlock(NonLocalBlock):
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         if self._folds(x):
-            maps = [
-                (matrix(layer), layer.conv.bias)
-                for layer in (self.theta, self.phi, self.g)
-            ]
-            return self.output(
-                x, projected_dot(tokens(x), *maps, matrix(self.conv_out))
-            )
+            maps = map(linear_map, (self.theta, self.phi, self.g))
+            slope, constant = projected_dot(tokens(x), *maps, matrix(self.conv_out))
+            return self.output(x, channel_first_matmul(tokens(x), slope, constant))
         source = self.pool(x) if self.pool_first else x
-        if self.mode in ('gaussian', 'concatenation'):
+        if self.mode == 'concatenation' and self._plain():
+            first, second = self._score_weights()
+            maps = [compose(first, self.theta), compose(second, self.phi)]
+            g, a, b = joint(tokens(x), [linear_map(self.g), *maps], True)
+            affinity = self._from_scores(a, b)
+        elif self.mode in ('gaussian', 'concatenation'):
             affinity = self._affinity(x, source)
             (g,) = self.project(source, self.g)
         elif self.pool_first:
@@ -156,7 +166,11 @@ class NLBlock(NonLocalBlock):
             phi, g = self.project(source, self.phi, self.g)
             affinity = self._pairwise(theta, phi)
         else:
-            theta, phi, g = self.project(x, self.theta, self.phi, self.g)
+            theta, phi, g = self.project(
+                x,
+                *(self.theta, self.phi, self.g),
+                channels_last=self.mode == 'embedded_gaussian',
+            )
             affinity = self._pairwise(theta, phi)
         return self.output(x, affinity.apply(g, matrix(self.conv_out)))
 
@@ -172,12 +186,17 @@ class NLBlock(NonLocalBlock):
         """Whether the dot product goes through the Gram matrix of the channels."""
         return (
             self.mode == 'dot_product'
-            and not self.sub_sample
+            and self._plain()
             and math.prod(x.shape[2:]) >= 2 * self.in_channels
             and x.dtype in (torch.float32, torch.float64)
             and not autocasts(x.device)
             and formulation() != 'dense'
-            and all(is_plain(layer) for layer in (self.theta, self.phi, self.g))
+        )
+
+    def _plain(self) -> bool:
+        """Whether θ, φ and g are bare 1x1 convolutions of one input."""
+        return not self.sub_sample and all(
+            is_plain(layer) for layer in (self.theta, self.phi, self.g)
         )
 
     def _affinity(self, x: Tensor, source: Tensor) -> Affinity:
@@ -201,15 +220,23 @@ class NLBlock(NonLocalBlock):
         return SoftmaxAffinity(theta, phi, self.scale)
 
     def _concatenation(self, x: Tensor, source: Tensor) -> Affinity:
-        first, second = matrix(self.concat_project).chunk(2, dim=1)
-        a = scores(x, self.theta, first)
+        first, second = self._score_weights()
+        a = mix(tokens(x), *compose(first, self.theta))
         if isinstance(self.phi, nn.Sequential):
-            b = tokens(self.phi(source)) @ second[0]
+            b = tokens(self.phi(source)) @ second.mT
         else:
-            b = scores(source, self.phi, second)
-        if self.concat_project.conv.bias is not None:
-            a = a + self.concat_project.conv.bias
-        return ConcatAffinity(a, b)
+            b = mix(tokens(source), *compose(second, self.phi))
+        return self._from_scores(a, b)
+
+    def _score_weights(self) -> tuple[Tensor, Tensor]:
+        """The halves of w, (1, C') each, that meet θ and φ."""
+        return matrix(self.concat_project).chunk(2, dim=1)
+
+    def _from_scores(self, a: Tensor, b: Tensor) -> Affinity:
+        bias = self.concat_project.conv.bias
+        return ConcatAffinity(
+            (a if bias is None else a + bias).squeeze(-1), b.squeeze(-1)
+        )
 
 
 def logit_scale(use_scale: bool | str, width: int) -> float:
@@ -226,13 +253,10 @@ def concat_projection(width: int, bias: bool) -> nn.Module:
     return ConvModule(2 * width, 1, kernel_size=1, bias=bias)
 
 
-def scores(x: Tensor, conv: nn.Module, weight: Tensor) -> Tensor:
-    """``w·conv(x)_i`` (B, N) for w (1, C'): one channel wide, not C'."""
-    composed = weight @ matrix(conv)
-    out = (tokens(x) @ composed.mT.to(x.dtype)).squeeze(-1)
-    if conv.conv.bias is not None:
-        out = out + weight[0] @ conv.conv.bias
-    return out
+def compose(weight: Tensor, conv: nn.Module) -> LinearMap:
+    """``weight @ conv(x)`` as one map of x: its width, not the convolution's."""
+    bias = conv.conv.bias
+    return weight @ matrix(conv), None if bias is None else weight @ bias
 
 
 class _MaxPool3d(nn.MaxPool3d):

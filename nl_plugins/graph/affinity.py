@@ -14,6 +14,9 @@ from . import dispatch
 # Up to here one product of merged samples beats one product a sample, copy included.
 FEW_POSITIONS = 64
 
+#: Weight (D, C) and bias (D,) or None of a map of channels.
+LinearMap = tuple[Tensor, Tensor | None]
+
 
 def channel_first_matmul(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
     """``a @ b + plus`` whose memory is channel-first, (B, channels, positions).
@@ -29,10 +32,17 @@ def channel_first_matmul(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Te
     return torch.baddbmm(plus.mT, b.mT, a.mT).mT
 
 
-def mix(values: Tensor, weight: Tensor, plus: Tensor | None = None) -> Tensor:
+def mix(
+    values: Tensor,
+    weight: Tensor,
+    plus: Tensor | None = None,
+    channels_last: bool = False,
+) -> Tensor:
     """``values @ weight.mT + plus``: a 1x1 convolution of (B, N, D) by (D_out, D).
 
     ``plus`` is anything that broadcasts to the result, a bias (D_out,) for one.
+    With ``channels_last`` the channels of a position are neighbours in memory, as
+    fused attention and the selection of positions want them.
     """
     if values.shape[1] <= FEW_POSITIONS:
         bias = plus if plus is not None and plus.ndim == 1 else None
@@ -43,6 +53,10 @@ def mix(values: Tensor, weight: Tensor, plus: Tensor | None = None) -> Tensor:
     weights = weight.expand(values.shape[0], -1, -1)
     if plus is not None and plus.ndim == 1:
         plus = plus.view(1, 1, -1)
+    if channels_last:
+        if plus is None:
+            return torch.bmm(values, weights.mT)
+        return torch.baddbmm(plus, values, weights.mT)
     return channel_first_matmul(values, weights.mT, plus)
 
 

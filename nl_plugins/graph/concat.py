@@ -11,27 +11,32 @@ from .affinity import Affinity
 from .dispatch import at_least_float32
 
 
+def _take_rows(rows: Tensor, index: Tensor) -> Tensor:
+    """``rows[b, index[b, n]]`` of rows (B, M, D), index (B, N): whole rows at once."""
+    batch, count, depth = rows.shape
+    first = torch.arange(batch, device=index.device).unsqueeze(1) * count
+    taken = rows.reshape(-1, depth).index_select(0, (index + first).flatten())
+    return taken.view(batch, -1, depth)
+
+
 def _sums_above(threshold: Tensor, b: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """``Σ_{j: b_j > -a_i} v_j`` and ``Σ_{j: b_j > -a_i} b_j v_j`` for a = threshold.
 
     Sorted by falling b the sums over j become prefix sums, and one binary search
-    finds where each prefix ends. Channel-first: values (B, D, M), results (B, D, N).
+    finds where each prefix ends. Values (B, M, D), results (B, N, D).
     """
     ordered, order = b.sort(dim=-1, descending=True)
     count = torch.searchsorted(-ordered, threshold.contiguous())
-    depth = values.shape[1]
-    values = values.gather(2, order.unsqueeze(1).expand(-1, depth, -1))
-    weighted = values * ordered.unsqueeze(1)
-    end = (count - 1).clamp_min(0).unsqueeze(1).expand(-1, depth, -1)
-    empty = (count == 0).unsqueeze(1)
-    return tuple(
-        terms.cumsum(-1).gather(2, end).masked_fill(empty, 0)
-        for terms in (values, weighted)
-    )
+    end, any_passes = (count - 1).clamp_min(0), (count > 0).unsqueeze(2)
+    values = _take_rows(values, order)
+    weighted = values * ordered.unsqueeze(2)
+    plain = _take_rows(values.cumsum(1), end) * any_passes
+    del values
+    return plain, _take_rows(weighted.cumsum(1), end) * any_passes
 
 
 class SortedReLU(torch.autograd.Function):
-    """``y_i = Σ_j relu(a_i + b_j) v_j``, values (B, D, M) -> (B, D, N).
+    """``y_i = Σ_j relu(a_i + b_j) v_j``, values (B, M, D) -> (B, N, D).
 
     With S0, S1 the sums of v and b v over the j that pass the relu,
     ``y_i = a_i S0_i + S1_i``. The gradient of v is the same operator with a and b
@@ -45,7 +50,7 @@ class SortedReLU(torch.autograd.Function):
         # a_i S0 + S1 cancels when b has a large mean: move the mean to a.
         mean = b.mean(-1, keepdim=True)
         plain, weighted = _sums_above(a + mean, b - mean, values)
-        return plain * (a + mean).unsqueeze(1) + weighted, plain
+        return torch.addcmul(weighted, plain, (a + mean).unsqueeze(2)), plain
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -59,9 +64,9 @@ class SortedReLU(torch.autograd.Function):
         mean = a.mean(-1, keepdim=True)
         reverse, weighted = _sums_above(b + mean, a - mean, grad)
         return (
-            (grad * plain).sum(1),
-            (values * reverse).sum(1),
-            reverse * (b + mean).unsqueeze(1) + weighted,
+            (grad * plain).sum(2),
+            (values * reverse).sum(2),
+            torch.addcmul(weighted, reverse, (b + mean).unsqueeze(2)),
         )
 
 
@@ -99,8 +104,9 @@ class ConcatAffinity(Affinity):
         return ConcatAffinity(self.a[:, index], self.b, self.scale)._dense()
 
     def _apply(self, values: Tensor) -> Tensor:
-        a, b = at_least_float32(self.a), at_least_float32(self.b)
-        return SortedReLU.apply(a, b, values.mT * self.scale)[0].mT
+        # A factor of a and b, which are one channel wide, scales the relu.
+        a, b = (at_least_float32(t) * abs(self.scale) for t in (self.a, self.b))
+        return SortedReLU.apply(a, b, values if self.scale >= 0 else -values)[0]
 
     def transpose(self) -> ConcatAffinity:
         return ConcatAffinity(self.b, self.a, self.scale)

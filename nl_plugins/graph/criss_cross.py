@@ -11,17 +11,18 @@ from torch.autograd.function import once_differentiable
 
 from .affinity import Affinity, check_pair
 from .dispatch import at_least_float32
-from .tiles import exponentials, spans, tile_rows
+from .tiles import LOG2_E, exponentials, spans, tile_rows
 
 
 def _logits(query: Tensor, key: Tensor, span: slice) -> Tensor:
-    """Logits (B, h, W, H + W) of the grid rows ``span``, column part first.
+    """Logits (B, h, W, H + W) of the grid rows ``span``, to base 2, column part first.
 
     The position itself lies in its row and in its column; the column part omits it.
     """
     height = key.shape[1]
-    column = query[:, span].transpose(1, 2) @ key.permute(0, 2, 3, 1)  # (B, W, h, H)
-    row = query[:, span] @ key[:, span].mT  # (B, h, W, W)
+    scaled = query[:, span] * LOG2_E
+    column = scaled.transpose(1, 2) @ key.permute(0, 2, 3, 1)  # (B, W, h, H)
+    row = scaled @ key[:, span].mT  # (B, h, W, W)
     positions = torch.arange(height, device=query.device)
     itself = positions[span, None] == positions
     column = column.masked_fill(itself, -math.inf).transpose(1, 2)
@@ -66,7 +67,7 @@ class CrissCross(torch.autograd.Function):
         grad_query = torch.empty_like(query)
         key_columns = key.transpose(1, 2)
         for span in _row_spans(query, values):
-            weights = (_logits(query, key, span) - peak[:, span]).exp_()
+            weights = (_logits(query, key, span) - peak[:, span]).exp2_()
             some = grad[:, span]
             across = some.transpose(1, 2)  # (B, W, h, D)
             slope = torch.cat(

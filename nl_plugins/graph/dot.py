@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .affinity import (
     Affinity,
+    LinearMap,
     channel_first_matmul,
     check_pair,
     concat_channels,
@@ -20,8 +21,10 @@ class LowRankAffinity(Affinity):
     """``A = L Rᵀ``, L (B, N, r), R (B, M, r): ``A v = L (Rᵀ v)``.
 
     Cost r D (N + M) instead of N M (r + D); no matrix is built. A subclass defines
-    ``left`` and ``context(values)`` = Rᵀ v, (B, r, D).
+    ``rank`` r, ``left`` and ``context(values)`` = Rᵀ v, (B, r, D).
     """
+
+    rank: int
 
     @property
     def left(self) -> Tensor:
@@ -56,6 +59,7 @@ class DotAffinity(LowRankAffinity):
         self._describe(query, query.shape[1], key.shape[1])
         self.query, self.key = query, key
         self.scale = 1 / key.shape[1] if scale is None else scale
+        self.rank = query.shape[2]
 
     @property
     def left(self) -> Tensor:
@@ -79,12 +83,32 @@ class DotAffinity(LowRankAffinity):
         return DotAffinity(self.key, self.query, self.scale)
 
 
-LinearMap = tuple[Tensor, Tensor | None]
+class Moments(torch.autograd.Function):
+    """``xᵀ x`` (B, C, C) and ``Σ_i x_i`` (B, C) of x (B, N, C).
+
+    The gradient is ``x (G + Gᵀ) + s``: one product, where a product of two tensors
+    would take two.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.mT @ x, x.sum(1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, square: Tensor, total: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return torch.baddbmm(total.unsqueeze(-1), square + square.mT, x.mT).mT
 
 
 def projected_dot(
     x: Tensor, query: LinearMap, key: LinearMap, values: LinearMap, weight: Tensor
-) -> Tensor:
+) -> tuple[Tensor, Tensor | None]:
     """``DotAffinity(query(x), key(x)).apply(values(x), weight)`` for linear maps of x.
 
     The context keyᵀ values is a map of the channels' Gram matrix xᵀ x, and what
@@ -98,11 +122,10 @@ def projected_dot(
         weight (Tensor): (D_out, D).
 
     Returns:
-        Tensor: (B, N, D_out).
+        tuple: S (B, C, D_out) and s (B, 1, D_out) or None: the result is x S + s.
     """
     positions = x.shape[1]
-    gram = x.mT @ x
-    total = x.sum(1)
+    gram, total = Moments.apply(x)
     context = key[0] @ gram @ values[0].mT
     if key[1] is not None:
         context = context + key[1].unsqueeze(-1) * mix(total.unsqueeze(1), values[0])
@@ -112,10 +135,8 @@ def projected_dot(
             projected = projected + positions * key[1]
         context = context + projected.mT * values[1]
     context = context @ weight.mT / positions
-    bias = None if query[1] is None else query[1] @ context
-    if bias is not None:
-        bias = bias.unsqueeze(1)
-    return channel_first_matmul(x, query[0].mT @ context, bias)
+    constant = None if query[1] is None else (query[1] @ context).unsqueeze(1)
+    return query[0].mT @ context, constant
 
 
 class SymmetricAffinity(LowRankAffinity):
@@ -149,6 +170,7 @@ class SymmetricAffinity(LowRankAffinity):
         self._describe(query, query.shape[1], key.shape[1])
         self.query, self.key = query, key
         self.symmetric = symmetric
+        self.rank = query.shape[2] * (2 if symmetric else 1)
         self._features: Tensor | None = None
         self._factors: tuple[Tensor, Tensor] | None = None
 
@@ -204,11 +226,10 @@ class SymmetricAffinity(LowRankAffinity):
     def _dense_is_cheaper(self, values: Tensor) -> bool:
         _, positions, width = self.query.shape
         depth = values.shape[2]
-        rank = 2 * width if self.symmetric else width
         # The matrix takes about eight passes (sum, scale, gradient), a pass of memory
         # as long as four multiplications.
         dense = positions * positions * (width + depth + 32)
-        return dense < 2 * positions * rank * depth
+        return dense < 2 * positions * self.rank * depth
 
     def transpose(self) -> Affinity:
         if self.symmetric:
@@ -243,6 +264,7 @@ class UnaryAffinity(LowRankAffinity):
             )
         self._describe(weights, num_queries, weights.shape[1])
         self.weights = weights
+        self.rank = 1
 
     @property
     def left(self) -> Tensor:
@@ -293,6 +315,7 @@ class CompactAffinity(LowRankAffinity):
             raise ValueError('CompactAffinity needs at least one coefficient')
         self._describe(query, query.shape[1], key.shape[1])
         self.query, self.key, self.coefficients = query, key, tuple(coefficients)
+        self.rank = len(self.coefficients)
 
     @property
     def left(self) -> Tensor:

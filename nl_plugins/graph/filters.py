@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .affinity import Affinity, channel_first_matmul, concat_channels, mix
-from .dispatch import at_least_float32, formulation, full_precision
+from .dispatch import at_least_float32, formulation, full_precision, use_dense
 from .dot import LowRankAffinity
 
 
@@ -50,6 +50,8 @@ def chebyshev(
             'a filter of order 2 and more needs an affinity (B, N, N), but got '
             f'{affinity!r}'
         )
+    if _low_rank_pays(affinity, values, len(weights) - 1):
+        return _low_rank_chebyshev(affinity, values, weights)
     *weights, last = weights
     if len(weights) > 1 and last is not None:
         # T_K = 2 A T_{K-1} - T_{K-2}: the second part joins the term of order K - 2.
@@ -70,6 +72,46 @@ def chebyshev(
     if not weights:
         return mix(values, last.to(values.dtype))
     return affinity.apply(current, last, out)
+
+
+def _low_rank_pays(affinity: Affinity, values: Tensor, order: int) -> bool:
+    """Whether Rᵀ L, r x r, costs less than applying L Rᵀ order - 1 times more."""
+    return (
+        order > 1
+        and isinstance(affinity, LowRankAffinity)
+        and not use_dense(affinity, values)
+        and affinity.rank <= 2 * values.shape[2] * (order - 1)
+    )
+
+
+def _low_rank_chebyshev(
+    affinity: LowRankAffinity, values: Tensor, weights: Sequence[Tensor | None]
+) -> Tensor:
+    """The filter for A = L Rᵀ: two passes over the positions whatever the order.
+
+    Every T_k(A) g is ``α g + L q`` with q (B, r, D), and A maps it to
+    ``L (α Rᵀ g + Rᵀ L q)``: the recursion runs on α and q.
+    """
+    dtype = values.dtype
+    with full_precision(values.device):
+        values = at_least_float32(values)
+        context, square = affinity.context(values), affinity.context(affinity.left)
+        terms = [(1, torch.zeros_like(context)), (0, context)]
+        while len(terms) < len(weights):
+            (before, q_before), (alpha, q) = terms[-2:]
+            q = 2 * (square @ q + alpha * context) - q_before
+            terms.append((-before, q))
+        direct, through = None, None
+        for order, ((alpha, q), weight) in enumerate(zip(terms, weights)):
+            if weight is None:
+                continue
+            weight = weight.to(values.dtype)
+            if alpha:
+                direct = alpha * weight if direct is None else direct + alpha * weight
+            if order:
+                through = mix(q, weight, through)
+        out = None if direct is None else mix(values, direct)
+        return channel_first_matmul(affinity.left, through, out).to(dtype)
 
 
 def arma(

@@ -143,7 +143,11 @@ def test_dot_product_of_linear_maps(biased):
         query, key, values = (torch.nn.functional.linear(x, *pair) for pair in maps)
         return (query @ key.mT / 9) @ values @ weight.mT
 
-    fast = value_and_gradients(lambda x: projected_dot(x, *maps, weight), [x])
+    def folded(x):
+        slope, constant = projected_dot(x, *maps, weight)
+        return x @ slope + (0 if constant is None else constant)
+
+    fast = value_and_gradients(folded, [x])
     assert_same(fast, value_and_gradients(stepwise, [x]), **EXACT)
 
 
@@ -164,7 +168,11 @@ def softmax_affinity(query, key):
     return graph.SoftmaxAffinity(query, key)
 
 
-@pytest.mark.parametrize('build', [symmetric, softmax_affinity])
+def dot_affinity(query, key):
+    return graph.DotAffinity(query, key)
+
+
+@pytest.mark.parametrize('build', [symmetric, dot_affinity, softmax_affinity])
 @pytest.mark.parametrize('order', [0, 1, 2, 4])
 def test_chebyshev(build, order):
     query, key, values = leaves(CASES[5], queries=9)
