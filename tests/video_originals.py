@@ -51,8 +51,13 @@ TRAINING = False
 
 
 def batch_norm(state: StateDict, name: str, x: Tensor, eps: float = 1e-5) -> Tensor:
-    """(x - mean) / sqrt(var + eps) * weight + bias."""
+    """(x - mean) / sqrt(var + eps) * weight + bias; affine models have no mean."""
     shape = (1, -1) + (1,) * (x.ndim - 2)
+    if not TRAINING and f'{name}.running_mean' not in state:
+        weight, bias = (
+            state[f'{name}.{key}'].view(shape) for key in ('weight', 'bias')
+        )
+        return x * weight + bias
     if TRAINING:
         axes = [axis for axis in range(x.ndim) if axis != 1]
         state = {
@@ -169,8 +174,8 @@ def nl(
     similarity = torch.einsum('bcq,bck->bqk', query, key)
     if scaled:
         similarity = similarity / query.shape[1] ** 0.5
-    y = pointwise(state, out, attend(similarity.softmax(-1), value))
-    return batch_norm(state, bn, y.view_as(x)) + x
+    y = pointwise(state, out, attend(similarity.softmax(-1), value)).view_as(x)
+    return (batch_norm(state, bn, y) if f'{bn}.weight' in state else y) + x
 
 
 # --------------------------------------------------------------- TSM ResNets
@@ -410,9 +415,14 @@ def draw_resnet3d(
     *,
     inflate: bool = True,
     blocks: tuple = (),
+    affine: bool = False,
     seed: int = 0,
 ) -> StateDict:
-    """NL-I3D (``inflate``) or NL-C2D with the names of the PyTorch port."""
+    """NL-I3D (``inflate``) or NL-C2D with the names of the PyTorch port.
+
+    ``affine``: as long clips are trained, norms without statistics and blocks without
+    a norm.
+    """
     draw = Draw(seed)
     draw.conv('conv1', 64, 3, 5 if inflate else 1, 7, 7)
     draw.norm('bn1', 64)
@@ -435,6 +445,13 @@ def draw_resnet3d(
             if (stage, block) in blocks:
                 draw_nl(draw, f'{name}.nl', channels, channels // 2)
     draw.conv('fc', classes, 2048, bias=True, gain=1)
+    if affine:
+        gone = ('running_mean', 'running_var', 'num_batches_tracked')
+        return {
+            key: value
+            for key, value in draw.state.items()
+            if not key.endswith(gone) and '.nl.bn.' not in key
+        }
     return draw.state
 
 
@@ -446,8 +463,12 @@ def resnet3d(
     pool1: tuple = ((2, 3, 3), (2, 2, 2), (0, 0, 0)),
     pool2: tuple = ((2, 1, 1), (2, 1, 1)),
     legacy: bool = False,
+    group_size: int | None = None,
 ) -> Tensor:
-    """Logits of clips (B, 3, T, H, W). ``legacy``: the strides of tea1528."""
+    """Logits of clips (B, 3, T, H, W). ``legacy``: the strides of tea1528.
+
+    ``group_size``: frames that the blocks of res3 see at a time; None: all.
+    """
     kernel = state['conv1.weight'].shape[2:]
     x = F.conv3d(
         x,
@@ -491,7 +512,12 @@ def resnet3d(
                 x = batch_norm(state, f'{name}.downsample.1', x)
             x = (x + y).relu()
             if f'{name}.nl.theta.weight' in state:
-                x = nl(state, f'{name}.nl', x, scaled=True, pool='before')
+                frames = group_size if group_size and stage == 2 else x.shape[2]
+                groups = [
+                    nl(state, f'{name}.nl', group, scaled=True, pool='before')
+                    for group in x.split(frames, dim=2)
+                ]
+                x = torch.cat(groups, dim=2)
         if stage == 1:
             x = F.max_pool3d(x, *pool2)
     return F.linear(x.mean((2, 3, 4)), state['fc.weight'], state['fc.bias'])

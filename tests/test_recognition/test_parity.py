@@ -136,6 +136,15 @@ STEMS = {
         dict(conv1_stride_t=1, pool1_kernel=(1, 3, 3), pool1_stride_t=1),
         dict(conv1_stride_t=1, pool1=((1, 3, 3), (1, 2, 2), (0, 0, 0))),
     ),
+    'slowfast': (
+        dict(
+            conv1_stride_t=1,
+            pool1_kernel=(1, 3, 3),
+            pool1_stride_t=1,
+            pool1_padding=(0, 1, 1),
+        ),
+        dict(conv1_stride_t=1, pool1=((1, 3, 3), (1, 2, 2), (0, 1, 1))),
+    ),
     'mmaction': (
         dict(pool1_kernel=(1, 3, 3), pool1_padding=(0, 1, 1)),
         dict(pool1=((1, 3, 3), (2, 2, 2), (0, 1, 1))),
@@ -148,6 +157,7 @@ STEMS = {
     [
         (50, True, originals.NL_5[50], '32x2'),
         (50, True, originals.NL_10, '8x8'),
+        (50, False, originals.NL_5[50], 'slowfast'),
         (50, False, ((3, 4),), 'mmaction'),
         (101, True, originals.NL_5[101], '32x2'),
     ],
@@ -160,6 +170,19 @@ def test_nl_resnet3d(depth, inflate, blocks, stem):
     model.backbone.backbone.update(ours)
     found = logits(model, nl_resnet3d_to_mmaction.convert(state).finish(), clips)
     assert_equal(found, originals.resnet3d(state, clips, **theirs))
+
+
+def test_long_clips():
+    """128x1 and 32x4: norms are affine maps, res3 looks at four frames at a time."""
+    state = originals.draw_resnet3d(blocks=originals.NL_5[50], affine=True)
+    clips = draw(1, 3, 16, 64, 64)
+    ours, theirs = STEMS['8x8']
+    model = nl_resnet3d_to_mmaction.model_config(state)
+    model.backbone.backbone.update(ours)
+    found = logits(model, nl_resnet3d_to_mmaction.convert(state).finish(), clips)
+    assert_equal(found, originals.resnet3d(state, clips, group_size=4, **theirs))
+    whole = originals.resnet3d(state, clips, **theirs)
+    assert (found - whole).abs().max() > 1e-3
 
 
 def test_tea1528_in_its_published_layout():

@@ -90,12 +90,26 @@ def test_dense_test_with_ten_clips(T):
     check(cfg, expected)
 
 
-def test_ten_clips_of_the_original_non_local_networks():
-    def expected(n):
-        return [(int(n / 10 * j) + 2 * k) % n for j in range(10) for k in range(32)]
+# Frames and their distance in the recipes of the non-local networks.
+CLIPS = [(32, 2), (8, 8), (32, 4), (128, 1)]
 
-    cfg = dict(type='EvenStartSampleFrames', clip_len=32, frame_interval=2)
-    check(cfg, expected)
+
+@pytest.mark.parametrize('D, step', CLIPS)
+def test_training_clips_of_the_original_non_local_networks(D, step):
+    def expected(n):
+        last = n - D * step
+        start = np.random.randint(last + 1) if last >= 0 else 0
+        return [(start + step * k) % n for k in range(D)]
+
+    check(dict(type='SampleFrames', clip_len=D, frame_interval=step), expected)
+
+
+@pytest.mark.parametrize('D, step', CLIPS)
+def test_ten_clips_of_the_original_non_local_networks(D, step):
+    def expected(n):
+        return [(int(n / 10 * j) + step * k) % n for j in range(10) for k in range(D)]
+
+    check(dict(type='EvenStartSampleFrames', clip_len=D, frame_interval=step), expected)
 
 
 def looped(n, start, D):

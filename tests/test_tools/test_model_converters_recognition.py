@@ -280,7 +280,7 @@ def to_slowfast(state: dict) -> dict:
         elif not where:
             name = f's1.pathway0_stem.{layer[:-1]}.{tensor}'
         elif 'nl' in where:
-            part = 'norm' if layer == 'bn' else f'conv_{layer}'
+            part = 'bn' if layer == 'bn' else f'conv_{layer}'
             stage = int(where[0][5:]) + 1
             name = f's{stage}.pathway0_nonlocal{where[1]}.{part}.{tensor}'
         else:
@@ -305,10 +305,17 @@ def test_names_of_the_specification(i3d_state):
         'nonlocal_conv4_5_bn_rm',
         'pred_b',
     } <= to_caffe2(i3d_state).keys()
+    # As in its stem, residual and non-local modules and its import of Caffe2 names.
     assert {
-        's3.pathway0_nonlocal1.conv_theta.weight',
-        's4.pathway0_nonlocal5.norm.running_var',
+        's1.pathway0_stem.conv.weight',
+        's1.pathway0_stem.bn.running_mean',
+        's2.pathway0_res0.branch1.weight',
+        's2.pathway0_res0.branch1_bn.weight',
+        's2.pathway0_res0.branch2.a.weight',
         's2.pathway0_res0.branch2.a_bn.weight',
+        's3.pathway0_nonlocal1.conv_theta.weight',
+        's4.pathway0_nonlocal5.bn.running_var',
+        'head.projection.bias',
     } <= to_slowfast(i3d_state).keys()
 
 

@@ -50,7 +50,7 @@ _SLOWFAST_RESIDUAL = re.compile(
     r's(\d)\.pathway0_res(\d+)\.(?:branch2\.([abc])|branch(1))(_bn)?\.(\w+)'
 )
 _SLOWFAST_NL = re.compile(
-    r's(\d)\.pathway0_nonlocal(\d+)\.(?:conv_(theta|phi|g|out)|norm)\.(\w+)'
+    r's(\d)\.pathway0_nonlocal(\d+)\.(?:conv_(theta|phi|g|out)|bn|norm)\.(\w+)'
 )
 _SLOWFAST_STEM = re.compile(r's1\.pathway0_stem\.(conv|bn)\.(\w+)')
 _PORT_NL = re.compile(r'(layer\d\.\d+)\.nl\.(.+)')
