@@ -1,6 +1,7 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """Shared by all tests: few threads, the repository's root, optional data."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -28,6 +29,16 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f'needs the published data in {SHARED}')
     return SHARED
+
+
+@pytest.fixture(autouse=True, scope='session')
+def read_upstream_metafiles_once():
+    """A base ``'mmseg::...'`` reads every metafile of its package, each time anew."""
+    from mmengine.config import utils
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(utils, 'load', functools.cache(utils.load))
+        yield
 
 
 @pytest.fixture(autouse=True)
