@@ -1,6 +1,7 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Looking inside: where a block attends, its graph's spectrum, its memory."""
+"""Looking inside: where a block attends, its graph's spectrum, its cost."""
 
+from .complexity import BlockComplexity, Complexity, model_complexity
 from .hook import NonLocalVisualizationHook
 from .memory import peak_memory
 from .record import AttentionRecord, query_map, record_attention
@@ -8,10 +9,13 @@ from .spectrum import Spectrum, filter_response, graph_spectrum
 
 __all__ = [
     'AttentionRecord',
+    'BlockComplexity',
+    'Complexity',
     'NonLocalVisualizationHook',
     'Spectrum',
     'filter_response',
     'graph_spectrum',
+    'model_complexity',
     'peak_memory',
     'query_map',
     'record_attention',

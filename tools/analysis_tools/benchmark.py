@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import nl_plugins  # noqa: F401  (repairs upstream before mm packages are imported)
 from nl_plugins import graph
+from nl_plugins.analysis.complexity import OPERATORS
 from nl_plugins.analysis.memory import peak_memory
 from nl_plugins.blocks import BLOCKS
 from nl_plugins.blocks.base import matrix
@@ -66,18 +67,6 @@ SUITES = {
         for case in [*SPECTRAL, CONCAT, ('RNLBlock', {}), ('CGNLBlock', {})]
         for shape in [(8, 64, 2, 2), (8, 512, 7, 7), (8, 256, 14, 14), (2, 64, 32, 32)]
     ],
-}
-
-
-def fused_attention_flops(query, key, values, *args, out_shape=None, **kwargs) -> int:
-    """Of softmax(q kᵀ) v from the shapes (B, heads, positions, width)."""
-    batch, heads, queries, width = query
-    return 2 * batch * heads * queries * key[2] * (width + values[3])
-
-
-# torch's counter knows the fused kernels of GPUs, not the one of CPUs.
-FUSED = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: fused_attention_flops
 }
 
 
@@ -249,9 +238,8 @@ def compare(
         if not too_large:
             one, other = forward('ours'), forward('dense')
             difference = ((one - other).abs().max() / other.abs().max()).item()
-    # With gradients: the counter does not know the in-place products used without.
-    with FlopCounterMode(display=False, custom_mapping=FUSED) as counter:
-        forward('ours')
+        with FlopCounterMode(display=False, custom_mapping=OPERATORS) as counter:
+            forward('ours')
     limit = counter.get_total_flops() / 2 / rate
     step_seconds, step_memory = measure(step)
 
