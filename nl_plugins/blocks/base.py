@@ -205,12 +205,13 @@ class NonLocalBlock(BaseModule):
     ) -> list[Tensor]:
         """The maps of several 1x1 convolutions of x, each (B, N, channels).
 
-        Plain convolutions are computed in one product, see :func:`mix` for
-        ``channels_last``. A tuple of them gives one map, theirs side by side.
+        Plain convolutions are computed in one product where that pays, see
+        :func:`mix` for ``channels_last``. A tuple of them gives one map, theirs side
+        by side.
         """
         groups = [group if isinstance(group, tuple) else (group,) for group in convs]
         layers = [layer for group in groups for layer in group]
-        if not all(is_plain(layer) for layer in layers):
+        if not (all(map(is_plain, layers)) and _one_product_pays(x, layers)):
             return [
                 concat_channels(*(tokens(layer(x)) for layer in group))
                 if len(group) > 1
@@ -276,6 +277,12 @@ def joint(x: Tensor, maps: list[LinearMap], channels_last: bool) -> list[Tensor]
     """Each linear map of x (B, N, C), all in one product, see :func:`mix`."""
     out = mix(x, *join(maps), channels_last=channels_last)
     return list(out.split([len(weight) for weight, _ in maps], dim=-1))
+
+
+def _one_product_pays(x: Tensor, layers: list[nn.Module]) -> bool:
+    """Whether reading x once saves more than copying the weights side by side costs."""
+    rows = x.shape[0] * math.prod(x.shape[2:])
+    return 2 * rows >= sum(layer.out_channels for layer in layers)
 
 
 def tokens(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import dispatch
+from .dispatch import at_least_float32
 
 # Up to here one product of merged samples beats one product a sample, copy included.
 FEW_POSITIONS = 64
@@ -44,7 +45,7 @@ def mix(
     With ``channels_last`` the channels of a position are neighbours in memory, as
     fused attention and the selection of positions want them.
     """
-    if values.shape[1] <= FEW_POSITIONS:
+    if values.shape[1] <= FEW_POSITIONS or _weight_gradient_is_large(values, weight):
         bias = plus if plus is not None and plus.ndim == 1 else None
         out = F.linear(values, weight, bias)
         return out if plus is None or bias is not None else out + plus
@@ -58,6 +59,16 @@ def mix(
             return torch.bmm(values, weights.mT)
         return torch.baddbmm(plus, values, weights.mT)
     return channel_first_matmul(values, weights.mT, plus)
+
+
+def _weight_gradient_is_large(values: Tensor, weight: Tensor) -> bool:
+    """Whether the weight's gradients, one a sample, outgrow values and result."""
+    depth_out, depth = weight.shape
+    return (
+        weight.requires_grad
+        and torch.is_grad_enabled()
+        and values.shape[1] * (depth + depth_out) < depth * depth_out
+    )
 
 
 def concat_channels(*tensors: Tensor) -> Tensor:
@@ -148,7 +159,7 @@ class Affinity:
         with dispatch.full_precision(self.device):
             dense = dispatch.use_dense(self, values)
             if dense or not self.takes_half:
-                values = dispatch.at_least_float32(values)
+                values = at_least_float32(values)
             if weight is not None:
                 weight = weight.to(values.dtype)
             if plus is not None:
@@ -201,6 +212,26 @@ class Affinity:
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}{tuple(self.shape)}'
+
+
+class MatrixAffinity(Affinity):
+    """An affinity given by its matrix (B, N, M)."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        self._describe(matrix, *matrix.shape[1:])
+        self.matrix = matrix
+
+    def _dense(self) -> Tensor:
+        return at_least_float32(self.matrix)
+
+    def _dense_is_cheaper(self, values: Tensor) -> bool:
+        return True
+
+    def _apply(self, values: Tensor) -> Tensor:
+        return channel_first_matmul(self._dense(), values)
+
+    def transpose(self) -> MatrixAffinity:
+        return MatrixAffinity(self.matrix.mT)
 
 
 class SumAffinity(Affinity):

@@ -14,8 +14,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .affinity import Affinity, channel_first_matmul, concat_channels, mix
-from .dispatch import at_least_float32, formulation, full_precision, use_dense
+from . import dispatch
+from .affinity import (
+    Affinity,
+    MatrixAffinity,
+    channel_first_matmul,
+    concat_channels,
+    mix,
+)
+from .dispatch import at_least_float32, formulation, full_precision
 from .dot import LowRankAffinity
 
 
@@ -50,6 +57,8 @@ def chebyshev(
             'a filter of order 2 and more needs an affinity (B, N, N), but got '
             f'{affinity!r}'
         )
+    if len(weights) > 2:
+        affinity = _built_once(affinity, values)
     if _low_rank_pays(affinity, values, len(weights) - 1):
         return _low_rank_chebyshev(affinity, values, weights)
     *weights, last = weights
@@ -74,12 +83,19 @@ def chebyshev(
     return affinity.apply(current, last, out)
 
 
+def _built_once(affinity: Affinity, values: Tensor) -> Affinity:
+    """For repeated use: where the matrix pays, the matrix."""
+    if dispatch.use_dense(affinity, values):
+        with full_precision(values.device):
+            return MatrixAffinity(affinity._dense())
+    return affinity
+
+
 def _low_rank_pays(affinity: Affinity, values: Tensor, order: int) -> bool:
     """Whether Rᵀ L, r x r, costs less than applying L Rᵀ order - 1 times more."""
     return (
         order > 1
         and isinstance(affinity, LowRankAffinity)
-        and not use_dense(affinity, values)
         and affinity.rank <= 2 * values.shape[2] * (order - 1)
     )
 
@@ -136,7 +152,7 @@ def arma(
         Tensor: H_T (B, N, D).
     """
     skipped = mix(values, skip.to(values.dtype))
-    hidden = values
+    hidden, affinity = values, _built_once(affinity, values)
     for _ in range(num_iterations):
         hidden = affinity.apply(hidden, recurrent) + skipped
         if activation is not None:
