@@ -205,6 +205,59 @@ def test_recipe_of_the_non_local_paper(path):
         assert Path(cfg.load_from).stem in {path.stem for path in SHORT}
 
 
+FINE_TUNING = [path for path in CONFIGS if path.match('rnl/tsm_kinetics400*')]
+FLOW = [path for path in CONFIGS if path.match('inception_i3d/*hmdb51*')]
+
+
+@pytest.mark.parametrize('path', FINE_TUNING, ids=lambda path: path.stem)
+def test_recipe_of_fine_tuning(path):
+    """TSM's README: 25 epochs of 64 clips, partial batch norm, dropout 0.8."""
+    cfg = load(path)
+    optimizer = cfg.optim_wrapper.optimizer
+    assert (optimizer.type, optimizer.lr, optimizer.momentum) == ('SGD', 1e-3, 0.9)
+    assert cfg.train_cfg.max_epochs == 25
+    assert cfg.param_scheduler.milestones == [10, 20]
+    assert cfg.auto_scale_lr.base_batch_size == 64
+    head = cfg.model.cls_head
+    name = 'ucf101' if 'ucf101' in path.stem else 'hmdb51'
+    classes = dict(hmdb51=51, ucf101=101)[name]
+    assert (head.num_classes, head.dropout_ratio) == (classes, 0.8)
+    (hook,) = cfg.custom_hooks
+    assert (hook.type, hook.norm) == ('TrainOnlyHook', 'freeze')
+    assert hook.norm_except == ['backbone.conv1.bn', '*.rnl_block', '*.channel_gate']
+    assert Path(cfg.load_from).stem in {path.stem for path in RNL}
+    types = [t.type for t in cfg.train_dataloader.dataset.pipeline]
+    assert types.count('Flip') == 1
+    for _, dataset in datasets(cfg):
+        assert dataset.filename_tmpl == 'img_{:05}.jpg'
+        assert name in dataset.ann_file and name in dataset.data_prefix.img
+
+
+@pytest.mark.parametrize('path', FLOW, ids=lambda path: path.stem)
+def test_recipe_of_inception_i3d(path):
+    """The command of the README of inception-I3D-NON-LOCAL."""
+    cfg = load(path)
+    optimizer = dict(cfg.optim_wrapper.optimizer)
+    assert optimizer == dict(
+        type='SGD', lr=1e-3, momentum=0.9, dampening=0.9, weight_decay=1e-3
+    )
+    scheduler = cfg.param_scheduler
+    assert (scheduler.type, scheduler.patience) == ('ReduceOnPlateauLR', 2)
+    assert (scheduler.factor, scheduler.monitor) == (0.1, 'val/loss')
+    assert cfg.train_cfg.max_epochs == 200
+    assert cfg.train_dataloader.dataset.times == 10
+    assert cfg.model.data_preprocessor.mean == [234.828] * 2
+    assert cfg.model.data_preprocessor.std == [127.5] * 2
+    for stage, dataset in datasets(cfg):
+        window = dataset.pipeline[0]
+        assert (window.type, window.clip_len) == ('WindowSampleFrames', 64)
+        assert (
+            window.mode == dict(train='random', val='spaced', test='consecutive')[stage]
+        )
+        types = [t.type for t in dataset.pipeline]
+        assert ('FlowFlip' in types) == (stage == 'train') and 'Flip' not in types
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_batch_size_in_the_name(path):
     cfg = load(path)
