@@ -1,10 +1,12 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """Weights of the classification originals: exact keys, equal logits, and back."""
 
+import pickle
 import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -323,6 +325,24 @@ def test_bad_files(tmp_path, zipped, capsys):
     assert 'runs code' in text and 'executed' not in capsys.readouterr().out
     torch.save({'epoch': 3}, path, _use_new_zipfile_serialization=zipped)
     assert 'holds no state dict' in message()
+
+
+def test_numpy_scalars_and_old_torch(tmp_path, monkeypatch):
+    """Training scripts save their accuracy; torch below 2.5 cannot allow its type."""
+    path = tmp_path / 'scored.pth'
+    torch.save({'state_dict': {'a': torch.ones(3)}, 'acc': np.float64(0.5)}, path)
+    if hasattr(torch.serialization, 'safe_globals'):
+        assert core.load_checkpoint(path).meta == {'acc': 0.5}
+        monkeypatch.delattr(torch.serialization, 'safe_globals')
+
+        def refuse(*args, **kwargs):
+            raise pickle.UnpicklingError(
+                'Unsupported class numpy.core.multiarray.scalar'
+            )
+
+        monkeypatch.setattr(torch, 'load', refuse)
+    with pytest.raises(ValueError, match=r'holds numpy\.\S+, .*use torch>=2\.5'):
+        core.load_checkpoint(path)
 
 
 def test_wrong_networks():

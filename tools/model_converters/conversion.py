@@ -60,11 +60,20 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         with _numpy_scalars():
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r'GLOBAL ([\w.]+)', str(error))
+        # The second wording is that of torch below 2.4.
+        found = re.search(r'(?:GLOBAL|Unsupported class) ([\w.]+)', str(error))
         if found is None:
             raise ValueError(
                 f'{path} is truncated or not a PyTorch checkpoint. Download or copy '
                 'it again'
+            ) from error
+        if found[1].startswith('numpy.') and not hasattr(
+            torch.serialization, 'safe_globals'
+        ):
+            raise ValueError(
+                f'{path} holds {found[1]}, which torch {torch.__version__} cannot load '
+                'without running code: use torch>=2.5, or save only the state dict '
+                'with the program that made it'
             ) from error
         raise ValueError(
             f'{path} holds {found[1]}, which is not loaded because loading objects '
