@@ -163,37 +163,40 @@ def trained(block: nn.Module) -> nn.Module:
 def matrix_product_rate(device: str, clock: Callable[[], float]) -> float:
     """Multiplications a second of a large matrix product here."""
     x = torch.randn(2048, 2048, device=device)
-    return 2048**3 / best_times({'product': lambda: x @ x}, 5, device, clock)['product']
+    return (
+        2048**3 / best_times({'product': lambda: x @ x}, 1.0, device, clock)['product']
+    )
 
 
 def best_times(
-    runs: dict[str, Callable], repeats: int, device: str, clock: Callable[[], float]
+    runs: dict[str, Callable], seconds: float, device: str, clock: Callable[[], float]
 ) -> dict[str, float]:
-    """Least seconds of each run; the runs take turns."""
-    best = dict.fromkeys(runs, float('inf'))
-    for turn in range(repeats + 1):
+    """Least seconds of each run; the runs take turns, each for about ``seconds``."""
+
+    def once(run: Callable) -> float:
+        synchronize(device)
+        start = clock()
+        run()
+        synchronize(device)
+        return clock() - start
+
+    first = {name: once(run) for name, run in runs.items()}
+    # The first turn warms up, so it counts only where there is no other.
+    best = {name: t if t > seconds else float('inf') for name, t in first.items()}
+    turns = {
+        name: int(min(50, max(0 if t > seconds else 3, seconds / max(t, 1e-6))))
+        for name, t in first.items()
+    }
+    for turn in range(max(turns.values())):
         for name, run in runs.items():
-            synchronize(device)
-            start = clock()
-            run()
-            synchronize(device)
-            if turn or repeats == 1:  # the first turn warms up
-                best[name] = min(best[name], clock() - start)
-        if repeats == 1:
-            break
+            if turn < turns[name]:
+                best[name] = min(best[name], once(run))
     return best
 
 
 def synchronize(device: str) -> None:
     if device != 'cpu':
         torch.cuda.synchronize(device)
-
-
-def repeats_for(run: Callable, seconds: float, clock: Callable[[], float]) -> int:
-    start = clock()
-    run()
-    once = clock() - start
-    return int(min(50, max(1 if once > seconds else 3, seconds / max(once, 1e-6))))
 
 
 def compare(
@@ -206,7 +209,7 @@ def compare(
 ) -> Row:
     """Measure one module: ``dense`` None means the module itself, forced."""
     clock, device = CLOCKS[args.clock], args.device
-    too_large = dense_bytes(module, x) > args.dense_limit * 2**30
+    held = dense_bytes(module, x)
 
     def forward(formulation: str) -> Tensor:
         if formulation == 'dense':
@@ -223,19 +226,18 @@ def compare(
         loss = out if isinstance(out, Tensor) else out[-1]
         loss.square().sum().backward()
 
-    kinds = ['ours'] if too_large else ['dense', 'ours']
-
     def measure(function: Callable[[str], object]) -> tuple[dict, dict]:
+        too_large = held[function.__name__] > args.dense_limit * 2**30
+        kinds = ['ours'] if too_large else ['dense', 'ours']
         runs = {kind: (lambda kind=kind: function(kind)) for kind in kinds}
-        repeats = repeats_for(runs[kinds[0]], args.seconds, clock)
-        seconds = best_times(runs, repeats, device, clock)
+        seconds = best_times(runs, args.seconds, device, clock)
         memory = {kind: peak_memory(run, device) for kind, run in runs.items()}
         return seconds, memory
 
     with torch.no_grad():
         seconds, memory = measure(forward)
         difference = None
-        if not too_large:
+        if 'dense' in seconds:
             one, other = forward('ours'), forward('dense')
             difference = ((one - other).abs().max() / other.abs().max()).item()
         with FlopCounterMode(display=False, custom_mapping=OPERATORS) as counter:
@@ -244,7 +246,9 @@ def compare(
     step_seconds, step_memory = measure(step)
 
     def ratio(values: dict) -> float | None:
-        return None if too_large else values['dense'] / max(values['ours'], 1e-9)
+        return (
+            values['dense'] / max(values['ours'], 1e-9) if 'dense' in values else None
+        )
 
     def scaled(values: dict, kind: str, factor: float) -> float | None:
         return values[kind] * factor if kind in values else None
@@ -271,14 +275,37 @@ def compare(
     )
 
 
-def dense_bytes(module: nn.Module, x: Tensor) -> int:
-    """What the dense formulation's training step holds at the least, for a block."""
-    if not hasattr(module, 'affinity'):
-        return 0
-    with torch.no_grad():
-        batch, queries, keys = module.affinity(x).shape
-    copies = 2 * getattr(module, 'inner_channels', 1) if is_concat(module) else 5
-    return batch * queries * keys * x.element_size() * copies
+def dense_bytes(module: nn.Module, x: Tensor) -> dict[str, int]:
+    """About what the dense forward and step hold, from the matrices of the blocks."""
+    matrices: list[tuple[nn.Module, int]] = []
+
+    def count(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        batch, queries, keys = block.affinity(inputs[0]).shape
+        matrices.append((block, batch * queries * keys * x.element_size()))
+
+    hooks = [
+        block.register_forward_pre_hook(count)
+        for block in module.modules()
+        if hasattr(block, 'affinity')
+    ]
+    try:
+        with torch.no_grad():
+            module(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    forward = max((size * copies(block)[0] for block, size in matrices), default=0)
+    return {
+        'forward': forward,
+        'step': sum(size * copies(block)[1] for block, size in matrices),
+    }
+
+
+def copies(block: nn.Module) -> tuple[int, int]:
+    """Matrices that the dense forward and step hold at once, as measured."""
+    if is_concat(block):  # every channel of every pair
+        return 2 * block.inner_channels, 3 * block.inner_channels
+    return {'NLBlock': (2, 3), 'SNLBlock': (3, 5)}.get(type(block).__name__, (3, 8))
 
 
 def is_concat(module: nn.Module) -> bool:
@@ -448,20 +475,25 @@ def main() -> None:
     rate = matrix_product_rate(args.device, CLOCKS[args.clock])
     rows = []
     source = block_rows if args.level == 'blocks' else model_rows
+    about = machine(args)
     for row in source(args, rate):
         rows.append(row)
         print(table([row]).splitlines()[-1], flush=True)
-    about = machine(args)
+        if args.out:
+            save(args.out, {**about, 'rate': rate}, rows)
     print(f'\n{json.dumps(about)}\n{rate / 1e9:.1f} G multiplications/s\n')
     print(table(rows))
-    if args.out:
-        args.out.mkdir(parents=True, exist_ok=True)
-        result = {**about, 'rate': rate, 'rows': [asdict(row) for row in rows]}
-        path = args.out / 'benchmark.json'
-        temporary = path.with_suffix('.tmp')
-        temporary.write_text(json.dumps(result, indent=1))
-        os.replace(temporary, path)
-        plot(rows, args.out / 'benchmark.png')
+
+
+def save(folder: Path, about: dict, rows: list[Row]) -> None:
+    """Write ``benchmark.json`` and ``benchmark.png``, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / 'benchmark.json'
+    temporary = path.with_suffix('.tmp')
+    rows_as_dicts = [asdict(row) for row in rows]
+    temporary.write_text(json.dumps({**about, 'rows': rows_as_dicts}, indent=1))
+    os.replace(temporary, path)
+    plot(rows, folder / 'benchmark.png')
 
 
 if __name__ == '__main__':
