@@ -424,10 +424,14 @@ def check_pip(arguments: list[str]) -> None:
                 assert extra in setup['options.extras_require'], extra
 
 
-def check_mim(arguments: list[str]) -> None:
-    action, package = arguments[:2]
-    assert action in ('train', 'test', 'run', 'search', 'list', 'download'), action
+def check_mim(words: list[str], page: str, parse) -> None:
+    action, package, *arguments = words
+    assert action in ('train', 'test', 'run', 'search', 'download'), action
     assert package in ('mmpretrain', 'mmseg', 'mmaction', 'nl_plugins'), package
+    if (action, package) == ('run', 'nl_plugins'):  # it looks for the name alone
+        name, *arguments = arguments
+        (script,) = (ROOT / 'tools').rglob(f'{name}.py')
+        check_python([str(script.relative_to(ROOT)), *arguments], page, parse)
 
 
 @pytest.mark.parametrize('block', BASH, ids=str)
@@ -450,7 +454,7 @@ def test_commands_are_accepted(block, tmp_path, parse):
         elif program == 'pytest':
             check_pytest(arguments)
         elif program == 'mim':
-            check_mim(arguments)
+            check_mim(arguments, block.page, parse)
         else:
             assert program in FOREIGN, f'{block}: unknown command {program}'
 
@@ -496,3 +500,66 @@ def test_the_index_lists_every_page():
     listed = re.search(r'```{toctree}\n(.*?)```', text, re.DOTALL)[1]
     entries = [line for line in listed.splitlines() if re.fullmatch(r'\w+', line)]
     assert sorted(entries) == sorted(pages)
+
+
+# ----------------------------------------------------------------- metadata
+
+
+def test_citation_and_changelog_are_of_this_version():
+    yaml = pytest.importorskip('yaml')
+    import nl_plugins
+
+    citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text(encoding='utf-8'))
+    assert citation['version'] == nl_plugins.__version__
+    changes = (ROOT / 'CHANGELOG.md').read_text(encoding='utf-8')
+    newest = re.search(r'^## (\S+) - (\S+)$', changes, flags=re.MULTILINE)
+    assert newest[1] == nl_plugins.__version__
+    assert newest[2] == str(citation['date-released'])
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    papers = set(re.findall(r'https://arxiv.org/abs/[\d.]+', readme))
+    cited = {reference['url'] for reference in citation['references']}
+    assert papers and papers <= cited
+    for reference in citation['references']:
+        assert reference['authors'] and reference['title'] and reference['year']
+
+
+def test_the_forms_of_the_repository_can_be_read():
+    yaml = pytest.importorskip('yaml')
+    folder = ROOT / '.github'
+    forms = {
+        path.name: yaml.safe_load(path.read_text(encoding='utf-8'))
+        for path in folder.rglob('*.yml')
+    }
+    for name in ('bug_report.yml', 'request.yml'):
+        assert forms[name]['name'] and forms[name]['description']
+        for field in forms[name]['body']:
+            assert field['attributes'], name
+    labels = [
+        field['attributes'].get('label') for field in forms['bug_report.yml']['body']
+    ]
+    assert 'Output of `python -m nl_plugins.doctor`' in labels
+    jobs = forms['ci.yml']['jobs'].values()
+    commands = [step.get('run') for job in jobs for step in job['steps']]
+    assert 'bash .ci/run' in commands and (ROOT / '.ci' / 'run').is_file()
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    sphinx = pytest.importorskip('sphinx.cmd.build', reason='needs the extra docs')
+    pytest.importorskip('myst_parser', reason='needs the extra docs')
+    pages = str(ROOT / 'docs' / 'en')
+    status = sphinx.main(
+        ['-W', '-q', '-d', str(tmp_path), pages, str(tmp_path / 'site')]
+    )
+    assert status == 0
+    assert (tmp_path / 'site' / 'index.html').is_file()
+
+
+def test_the_picture_of_the_idea_is_drawn(tmp_path):
+    sys.path.insert(0, str(ROOT / 'tools' / 'visualization'))
+    try:
+        idea_picture = importlib.import_module('idea_picture')
+    finally:
+        sys.path.pop(0)
+    idea_picture.main(['--out', str(tmp_path / 'idea.jpg')])
+    assert 30_000 < (tmp_path / 'idea.jpg').stat().st_size < 150_000
+    assert [path.name for path in tmp_path.iterdir()] == ['idea.jpg']
