@@ -239,7 +239,9 @@ class SymmetricAffinity(LowRankAffinity):
 
 def swap_halves(rows: Tensor) -> Tensor:
     """Exchange the two halves of the channels, (B, 2 C) or (B, 2 C, D)."""
-    return rows.roll(rows.shape[1] // 2, 1)
+    # Not roll(): torch.jit.trace of torch 2.1 takes no traced size for its shift.
+    first, second = rows.chunk(2, dim=1)
+    return torch.cat([second, first], dim=1)
 
 
 def inverse_sqrt(degree: Tensor) -> Tensor:
