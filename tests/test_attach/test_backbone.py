@@ -160,23 +160,34 @@ def test_second_init_keeps_what_a_base_module_keeps(tmp_path):
             assert torch.equal(value, again.state_dict()[key]), key
 
 
+# Every backbone has frozen_stages, with its own count: up to that ``layer`` or Swin
+# stage, or as many ConvNeXt stages. The last is a freezing that ends before the blocks.
 @pytest.mark.parametrize(
-    'name', ['mmpretrain-resnet50', 'mmpretrain-swin-tiny', 'mmaction-i3d']
+    'name, frozen_stages, stage, num_frozen',
+    [
+        ('mmpretrain-resnet50', 3, 'layer3', 2),
+        ('mmpretrain-convnext-tiny', 3, 'stages.2', 2),
+        ('mmpretrain-swin-tiny', 1, 'stages.1', 1),
+        ('mmseg-resnetv1c50-d8', 3, 'layer3', 2),
+        ('mmseg-resnetv1c18', 3, 'layer3', 2),
+        ('mmaction-i3d', 2, 'layer2', 1),
+        ('mmaction-slowonly', 2, 'layer2', 1),
+        ('mmaction-tsm', 2, 'layer2', 2),
+        ('mmaction-c2d', 2, 'layer2', 1),
+        ('mmpretrain-resnet50', 2, 'layer2', 0),
+    ],
 )
-def test_frozen_stages_freeze_their_blocks_with_a_warning(name, log):
-    network = STOCK[name]
-    net = network.build(frozen_stages=1 if 'swin' in name else 2)
+def test_frozen_stages_freeze_their_blocks_with_a_warning(
+    name, frozen_stages, stage, num_frozen, log
+):
+    net = STOCK[name].build(frozen_stages=frozen_stages)
     frozen = {
         block_name
         for block_name, block in blocks_of(net).items()
         if not any(parameter.requires_grad for parameter in block.parameters())
     }
-    inside = {
-        block_name
-        for block_name in blocks_of(net)
-        if block_name.startswith(('layer2', 'stages.1'))
-    }
-    assert frozen == inside and bool(inside) is (name != 'mmpretrain-resnet50')
+    inside = {name for name in blocks_of(net) if name.startswith(f'{stage}.')}
+    assert frozen == inside and len(inside) == num_frozen
     warned = [text for level, text in log if level == 'WARNING' and 'frozen' in text]
     assert len(warned) == len(inside)
     assert all(any(block in text for text in warned) for block in inside)
