@@ -28,10 +28,21 @@ CLIPS = {  # frames
 # Data set config -> frames of a view, views of a video with n frames.
 PROTOCOLS = {
     'kinetics400_dense_1x1x8': (8, lambda n: 10 * 3),
+    'kinetics400_dense_1x1x16': (16, lambda n: 10 * 3),
     'sthv1_1x1x8': (8, lambda n: 2 * 3),
+    'sthv1_1x1x16': (16, lambda n: 2 * 3),
     'kinetics400_8x8x1': (8, lambda n: 10 * 3),
     'kinetics400_32x2x1': (32, lambda n: 10 * 3),
+    'kinetics400_32x4x1': (32, lambda n: 10 * 3),
+    'kinetics400_128x1x1': (128, lambda n: 10 * 3),
     'hmdb51_64x1x1_flow': (64, lambda n: math.ceil((n - 1) / 64)),
+}
+# Sets tested as another one, under their own file names.
+TWINS = {
+    'sthv2_1x1x8': 'sthv1_1x1x8',
+    'sthv2_1x1x16': 'sthv1_1x1x16',
+    'hmdb51_1x1x8': 'sthv1_1x1x8',
+    'ucf101_1x1x8': 'sthv1_1x1x8',
 }
 QUARTER = {256: 64, 224: 56}
 
@@ -192,6 +203,17 @@ def test_protocol(shared, extracted, clip, protocol):
     assert score.shape == (5,) and torch.isfinite(score).all()
     assert torch.isfinite(first).all()
     assert views == 1 or not torch.allclose(first, score)
+
+
+def test_every_protocol_of_the_recipes_is_here():
+    sets = {p.stem for p in BASES.glob('*.py') if not p.stem.startswith('mini_')}
+    assert sets == {*PROTOCOLS, *TWINS, 'kinetics400', 'loaders'}
+    for name, twin in TWINS.items():
+        ours, theirs = (
+            Config.fromfile(BASES / f'{n}.py').test_dataloader.dataset.pipeline
+            for n in (name, twin)
+        )
+        assert ours == theirs
 
 
 def test_scores_of_views_are_averaged(shared):
