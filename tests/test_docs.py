@@ -35,6 +35,7 @@ PAGES = [
     ROOT / 'README.md',
     *sorted((ROOT / 'docs' / 'en').glob('*.md')),
     ROOT / 'CONTRIBUTING.md',
+    *sorted(ROOT.glob('configs/*/*/README.md')),
 ]
 NAMES = [str(path.relative_to(ROOT)) for path in PAGES]
 MARKS = ('saved in', 'merged into', 'run by', 'not run')
@@ -276,6 +277,7 @@ RECORDER = """
 set -eu
 command_not_found_handle() { printf '%s\\0' "$@" >&3; printf '\\n\\0' >&3; }
 cd() { command_not_found_handle cd "$@"; }
+cat() { printf 'work_dirs/checkpoint.pth'; }  # the last_checkpoint of a run
 """
 
 
