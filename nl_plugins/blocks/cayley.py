@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..graph import Affinity, cayley, laplacian
 from ..graph.affinity import concat_channels, mix
+from ..graph.filters import built_once
 from .base import matrix
 from .graph_filter import GraphFilterBlock
 
@@ -96,8 +97,7 @@ class CayleyNLBlock(GraphFilterBlock):
             terms = cayley(affinity, values, self.order, self.zoom)
             return mix(concat_channels(*terms), weight)
         first, second = weight.chunk(2, dim=1)
-        skip = first + second @ matrix(unit.conv_h).to(values.dtype)
-        # W_2 L² g = W_2 (d - A d) with d = L g.
-        difference = laplacian(affinity, values)
-        out = mix(difference, second, mix(values, skip))
-        return affinity.apply(difference, -second, out)
+        affinity = built_once(affinity, values)
+        twice = laplacian(affinity, laplacian(affinity, values))
+        hidden = mix(values, matrix(unit.conv_h).to(values.dtype), twice)
+        return mix(hidden, second, mix(values, first))

@@ -41,6 +41,9 @@ class LowRankAffinity(Affinity):
     def _apply_weighted(
         self, values: Tensor, weight: Tensor, plus: Tensor | None
     ) -> Tensor:
+        rank, (depth_out, depth) = self.rank, weight.shape
+        if rank * depth_out > depth * (rank + depth_out):
+            return mix(self._apply(values), weight, plus)
         # The weight joins the small context, so one product over positions is saved.
         return channel_first_matmul(self.left, mix(self.context(values), weight), plus)
 

@@ -58,7 +58,7 @@ def chebyshev(
             f'{affinity!r}'
         )
     if len(weights) > 2:
-        affinity = _built_once(affinity, values)
+        affinity = built_once(affinity, values)
     if _low_rank_pays(affinity, values, len(weights) - 1):
         return _low_rank_chebyshev(affinity, values, weights)
     *weights, last = weights
@@ -83,7 +83,7 @@ def chebyshev(
     return affinity.apply(current, last, out)
 
 
-def _built_once(affinity: Affinity, values: Tensor) -> Affinity:
+def built_once(affinity: Affinity, values: Tensor) -> Affinity:
     """For repeated use: where the matrix pays, the matrix."""
     if dispatch.use_dense(affinity, values):
         with full_precision(values.device):
@@ -152,7 +152,7 @@ def arma(
         Tensor: H_T (B, N, D).
     """
     skipped = mix(values, skip.to(values.dtype))
-    hidden, affinity = values, _built_once(affinity, values)
+    hidden, affinity = values, built_once(affinity, values)
     for _ in range(num_iterations):
         hidden = affinity.apply(hidden, recurrent) + skipped
         if activation is not None:
