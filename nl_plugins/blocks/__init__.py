@@ -14,8 +14,9 @@ for _info in iter_modules(__path__):
     for _value in vars(_module).values():
         if (
             isinstance(_value, type)
-            and issubclass(_value, NonLocalBlock)
             and _value.__module__ == _module.__name__
+            # Only now: in Python 3.10 an alias such as tuple[int] is a type, too.
+            and issubclass(_value, NonLocalBlock)
             and '_abbr_' in vars(_value)
         ):
             BLOCKS[_value.__name__] = _value

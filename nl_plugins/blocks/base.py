@@ -241,7 +241,11 @@ class NonLocalBlock(BaseModule):
         if conv_out.norm is not None:
             out = conv_out.norm(out)
         if conv_out.with_activation:
-            out = conv_out.activate(out)
+            if type(conv_out.activate) is nn.ReLU and torch.is_grad_enabled():
+                # ReLU has no gradient at 0: a block that starts there would stay.
+                out = out.masked_fill(out < 0, 0)
+            else:
+                out = conv_out.activate(out)
         if conv_out.norm is None and not conv_out.with_activation:
             return out.add_(x) if out.dtype == x.dtype else x + out
         return x + out
