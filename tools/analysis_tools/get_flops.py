@@ -134,10 +134,10 @@ def clip_frames(config: Config) -> int:
         ValueError: If the pipeline samples no frames.
     """
     for transform in pipeline(config, 'val_dataloader'):
-        if 'clip_len' in transform:
+        if 'clip_len' in transform or 'num_clips' in transform:
             stacked = config.model.type == 'Recognizer2D'
             clips = transform.get('num_clips', 1) if stacked else 1
-            return transform.clip_len * clips
+            return transform.get('clip_len', 1) * clips
     raise ValueError('the config samples no frames: give --shape FRAMES HEIGHT WIDTH')
 
 
