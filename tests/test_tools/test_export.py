@@ -121,7 +121,7 @@ def test_a_matrix_only_where_onnx_needs_it(export, fmt, tmp_path):
     'codebase, scope, shape, expected',
     [
         ('mmpretrain', 'classification', [32], (1, 10)),
-        ('mmseg', 'segmentation', [32, 64], (1, 19, 4, 8)),
+        ('mmseg', 'segmentation', [64, 128], (1, 19, 2, 4)),
         ('mmaction', 'recognition', [8, 32, 32], (1, 8)),
     ],
 )
