@@ -81,7 +81,6 @@ def summary(models: Mapping, args: argparse.Namespace) -> None:
     columns.append('Date')
     plain, coloured = [], []
     for name, model in models.items():
-        # The log of a test is called after its time, that of a training scalars.json.
         log = read_log(args.work_dir / name, '[0-9]*.json')
         path, lines = log or (None, [{}])
         wanted, found = expected(model), lines[-1]

@@ -108,7 +108,7 @@ def summary(models: Mapping, args: argparse.Namespace) -> None:
     columns.append('Log')
     rows = []
     for name, model in models.items():
-        log = read_log(args.work_dir / name, 'scalars.json')
+        log = read_log(args.work_dir / name, 'vis_data/scalars.json')
         path, lines = log or (None, [])
         wanted, row = expected(model), [name]
         for metric in METRICS:

@@ -83,12 +83,13 @@ def read_log(work_dir: Path, pattern: str) -> tuple[Path, list[dict]] | None:
 
     Args:
         work_dir (Path): Holds a folder for each run, named by its time.
-        pattern (str): Of the log's file name in ``vis_data``.
+        pattern (str): The log in the folder of a run: ``vis_data/scalars.json`` of
+            a training, ``[0-9]*.json`` of a test.
 
     Returns:
         tuple: None if no log has a metric.
     """
-    for log in sorted(work_dir.glob(f'*/vis_data/{pattern}'), reverse=True):
+    for log in sorted(work_dir.glob(f'*/{pattern}'), reverse=True):
         lines = [json.loads(line) for line in log.read_text().splitlines() if line]
         found = [metrics for metrics in map(metrics_of, lines) if metrics]
         if found:

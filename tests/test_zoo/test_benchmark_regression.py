@@ -89,7 +89,7 @@ def test_a_checkpoint_is_tested_and_compared(
     job = (work_dir / MINI / 'job.sh').read_text()
     assert f'tools/test.py configs/classification/snl/{MINI}.py' in job
     assert 'env_cfg.dist_cfg.port=29666' in job and '--launcher=none' in job
-    assert not list(work_dir.glob('*/*/vis_data'))
+    assert not list(work_dir.glob('*/*/'))
 
     test.main([*arguments, '--run', '--cfg-options', *options])
     capsys.readouterr()
@@ -105,7 +105,7 @@ def test_a_checkpoint_is_tested_and_compared(
 
 
 def write_log(folder, name, *lines):
-    path = folder / '20260101_000000' / 'vis_data' / name
+    path = folder / '20260101_000000' / name
     path.parent.mkdir(parents=True)
     path.write_text('\n'.join(json.dumps(line) for line in lines))
 
@@ -141,7 +141,9 @@ def test_training_preview_and_summary(script, monkeypatch, capsys, tmp_path):
 
     name = 'tsm_r18-rnl_1xb8-1x1x8-8e_mini-sthv1-rgb'
     values = [{'acc/top1': top1, 'step': i} for i, top1 in enumerate((0.2, 0.5, 0.4))]
-    write_log(tmp_path / name, 'scalars.json', {'loss': 2.0, 'step': 1}, *values)
+    write_log(
+        tmp_path / name, 'vis_data/scalars.json', {'loss': 2.0, 'step': 1}, *values
+    )
     train.main([*common, '--models', 'tsm', '--summary', '--save'])
     (row,) = csv.DictReader((tmp_path / 'benchmark_summary.csv').open())
     assert row['Name'] == name
