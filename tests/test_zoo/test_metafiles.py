@@ -1,6 +1,8 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """The metafiles agree with the configs, and the check notices when they do not."""
 
+import re
+
 import pytest
 import yaml
 
@@ -33,6 +35,22 @@ def test_every_config_is_in_the_index_once(root):
             assert type(field) is int and field > 0
         for result in model.results or ():
             assert result.metrics
+
+
+def test_the_folders_name_what_exists(root):
+    """Links, configs and scripts in the README of each folder."""
+    pages = sorted((root / 'configs').glob('*/[!_]*/README.md'))
+    assert len(pages) > 20
+    for page in pages:
+        text = page.read_text(encoding='utf-8')
+        links = re.findall(r'\]\(([^)\s]+)\)', text)
+        local = [page.parent / link for link in links if not link.startswith('http')]
+        named = re.findall(r'\b(?:configs|tools)/[\w./-]+\.(?:py|sh)\b', text)
+        assert local and named
+        missing = [
+            path for path in local + [root / n for n in named] if not path.exists()
+        ]
+        assert missing == [], page
 
 
 CONFIG = 'net-snl1_2xb4-10e_cifar10'
@@ -123,8 +141,10 @@ def test_any_difference_is_noticed(metafiles, zoo):
     # The metafile, its README and the page of the zoo.
     assert len(differences(metafiles, build(metafiles, zoo, Parameters=5_000_000))) == 3
     page = metafiles.ZOO.read_text()
-    metafiles.ZOO.write_text(page + 'more')
+    metafiles.ZOO.write_text(page.replace('1 configs', '2 configs'))
     assert len(differences(metafiles, build(metafiles, zoo))) == 1
+    metafiles.ZOO.write_text(f'{page}By hand.')
+    assert differences(metafiles, build(metafiles, zoo)) == []
     metafiles.ZOO.write_text(page)
     # What is written stays for configs that are not counted.
     assert differences(metafiles, metafiles.build_files({})) == []
