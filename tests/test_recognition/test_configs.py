@@ -120,12 +120,19 @@ def test_config_builds(path):
         PARAM_SCHEDULERS.build(scheduler)
 
 
+STACKED = [path for path in CONFIGS if path.stem.startswith('tsm')]
+
+
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_tsm_stacks_frames_and_others_do_not(path):
+    kind = 'Recognizer2D' if path in STACKED else 'Recognizer3D'
+    assert load(path).model.type == kind
+
+
+@pytest.mark.parametrize('path', STACKED, ids=lambda path: path.stem)
 def test_frames_agree(path):
     """Pipelines, backbone, blocks and head of frame-stacked networks count alike."""
     cfg = load(path)
-    if cfg.model.type != 'Recognizer2D':
-        pytest.skip('frames are a dimension of the input of 3D networks')
     wanted = cfg.model.cls_head.get('num_segments', 8)
     backbone = cfg.model.backbone
     counts = {backbone.get('backbone', backbone).get('num_segments', 8)}
