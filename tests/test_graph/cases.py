@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from nl_plugins import graph
+from nl_plugins.graph.dispatch import at_least_float32
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Case:
 
 
 def _unary(query, key, grid):
-    return graph.UnaryAffinity(key[..., 0].softmax(-1), query.shape[1])
+    logits = at_least_float32(key[..., 0])  # torch 2.1 has no softmax of half on a CPU
+    return graph.UnaryAffinity(logits.softmax(-1).to(key.dtype), query.shape[1])
 
 
 CASES = [
