@@ -148,7 +148,8 @@ def pairwise(kind: str, symmetric: bool, theta: Tensor, phi: Tensor) -> Tensor:
         if symmetric:
             logits = (logits + logits.transpose(1, 2)) / 2
         return logits.softmax(2)
-    a = einsum('bci,bcj->bij', theta.clamp(min=0), phi.clamp(min=0))
+    # Not clamp(min=0), whose gradient at 0 differs between versions of torch.
+    a = einsum('bci,bcj->bij', torch.relu(theta), torch.relu(phi))
     if symmetric:
         a = (a + a.transpose(1, 2)) / 2
     if kind == 'relu_raw':
@@ -246,7 +247,7 @@ def arma(num_iterations: int, num_stacks: int, nonlinear: bool):
             hidden = g
             for _ in range(num_iterations):
                 hidden = times(v_a, aggregate(a, hidden)) + times(v_b, g)
-                hidden = hidden.clamp(min=0) if nonlinear else hidden
+                hidden = torch.relu(hidden) if nonlinear else hidden
             total = total + hidden
         return conv1x1(unit.conv_out, total / num_stacks)
 
