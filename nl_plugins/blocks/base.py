@@ -286,7 +286,9 @@ def joint(x: Tensor, maps: list[LinearMap], channels_last: bool) -> list[Tensor]
 def _one_product_pays(x: Tensor, layers: list[nn.Module]) -> bool:
     """Whether reading x once saves more than copying the weights side by side costs."""
     rows = x.shape[0] * math.prod(x.shape[2:])
-    return 2 * rows >= sum(layer.out_channels for layer in layers)
+    width = sum(layer.out_channels for layer in layers)
+    # A call costs about as much as copying 256 x 256 weights.
+    return 2 * rows >= width or width * x.shape[1] <= 2**16
 
 
 def tokens(x: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import platform
 import sys
@@ -181,10 +182,10 @@ def best_times(
         return clock() - start
 
     first = {name: once(run) for name, run in runs.items()}
-    # The first turn warms up, so it counts only where there is no other.
-    best = {name: t if t > seconds else float('inf') for name, t in first.items()}
+    # The first turn warms up, so it counts only where it is too long for another.
+    best = {name: t if t > 10 * seconds else math.inf for name, t in first.items()}
     turns = {
-        name: int(min(50, max(0 if t > seconds else 3, seconds / max(t, 1e-6))))
+        name: int(min(50, max(2, seconds / max(t, 1e-6)))) if best[name] > t else 0
         for name, t in first.items()
     }
     for turn in range(max(turns.values())):
