@@ -9,6 +9,7 @@ CUDA layer does.
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from .imports import is_installed
 from .repair import Repair, replace
@@ -73,12 +74,23 @@ def _on_cpu(original):
     return forward
 
 
+def _for_gpus(original):
+    """DDP's refusal of the layer on a CPU."""
+
+    def check(self, module):
+        if self.device_type != 'cpu':
+            original(self, module)
+
+    return check
+
+
 def needed() -> bool:
     return is_installed('mmengine') and not torch.cuda.is_available()
 
 
 def apply(module) -> None:
     replace(torch.nn.SyncBatchNorm, 'forward', _on_cpu)
+    replace(DistributedDataParallel, '_passing_sync_batchnorm_handle', _for_gpus)
 
 
 REPAIR = Repair(

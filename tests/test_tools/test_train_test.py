@@ -188,6 +188,10 @@ def test_one_and_two_processes_test_alike(trained, folder):
 def test_two_processes_train_with_amp(trained, folder):
     scope, config, _ = trained
     work_dir = folder / f'{scope.config}_amp'
+    options = ['optim_wrapper.optimizer.lr=0.001']
+    if scope.config == 'segmentation':  # as most configs of mmseg have it
+        parts = ('backbone', 'decode_head')
+        options += [f'model.{part}.norm_cfg.type=SyncBN' for part in parts]
     launch(
         folder,
         'bash',
@@ -198,7 +202,7 @@ def test_two_processes_train_with_amp(trained, folder):
         '--work-dir',
         work_dir,
         '--cfg-options',
-        'optim_wrapper.optimizer.lr=0.001',
+        *options,
         PORT=free_port(),
     )
     assert math.isfinite(last_scalars(work_dir, 'loss')['loss'])
