@@ -90,6 +90,9 @@ def test_size_without_blocks():
     assert count(build(model)) == 27_929_583
     model.backbone = model.backbone.backbone
     assert count(build(model)) == 23_864_558
+    flow = model_of('inception_i3d_flow')
+    flow.cls_head.num_classes = 51
+    assert count(build(flow)) == 12_317_587
 
 
 def test_non_local_blocks_add_7_79_percent_to_inception_i3d():
