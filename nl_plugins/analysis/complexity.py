@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..blocks import NonLocalBlock
 from ..graph import Affinity, SumAffinity, dispatch
+from ..graph.affinity import MatrixAffinity
 
 
 def _attention_flops(
@@ -200,7 +201,9 @@ class _Counting:
 
         def observe(affinity: Affinity, values: Tensor) -> bool:
             dense = use_dense(affinity, values)
-            if self.open and (dense or not isinstance(affinity, SumAffinity)):
+            # Of a sum its terms, of a matrix built once the affinity that it is of.
+            parts = (MatrixAffinity,) if dense else (MatrixAffinity, SumAffinity)
+            if self.open and not isinstance(affinity, parts):
                 self.open[-1].applied.append((affinity, dense))
             return dense
 

@@ -224,14 +224,8 @@ class MatrixAffinity(Affinity):
     def _dense(self) -> Tensor:
         return at_least_float32(self.matrix)
 
-    def _dense_is_cheaper(self, values: Tensor) -> bool:
-        return True
-
     def _apply(self, values: Tensor) -> Tensor:
         return channel_first_matmul(self._dense(), values)
-
-    def transpose(self) -> MatrixAffinity:
-        return MatrixAffinity(self.matrix.mT)
 
 
 class SumAffinity(Affinity):

@@ -128,3 +128,9 @@ def test_what_is_printed(root, script, capsys):
     assert re.search(r'Params: 0\.954M \(954,014\)', printed)
     with pytest.raises(SystemExit, match='get_flops.py: --shape 1 2 3'):
         get_flops.main([str(root / 'configs' / config), '--shape', '1', '2', '3'])
+
+
+def test_a_matrix_built_once_is_counted_once():
+    block = BLOCKS['CayleyNLBlock'](64).to('meta')
+    (row,) = model_complexity(block, torch.zeros(1, 64, 2, 2, device='meta')).blocks
+    assert row.matrix == row.held == 4 * 4 * 4
