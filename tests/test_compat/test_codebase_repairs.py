@@ -252,3 +252,25 @@ def test_mmcv_version_is_not_needed(refusing, package, version):
 def test_mmcv_version_is_not_needed_without_a_refusing_codebase(refusing):
     del refusing[1]['refusing']
     assert not mmcv_version.needed()
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_the_first_process_alone_writes_the_report_of_a_test(
+    tmp_path, monkeypatch, rank
+):
+    from mmengine.hooks import LoggerHook
+
+    monkeypatch.setattr('mmengine.dist.utils.get_rank', lambda group=None: rank)
+    scalars = SimpleNamespace(
+        get_log_after_epoch=lambda *args, **kwargs: (dict(mIoU=2.5), 'mIoU: 2.5')
+    )
+    runner = SimpleNamespace(
+        log_processor=scalars,
+        test_dataloader=[],
+        logger=SimpleNamespace(info=lambda line: None),
+        log_dir=str(tmp_path),
+    )
+    hook = LoggerHook()
+    hook.json_log_path = 'report.json'
+    hook.after_test_epoch(runner)
+    assert (tmp_path / 'report.json').exists() == (rank == 0)
