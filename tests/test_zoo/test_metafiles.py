@@ -132,6 +132,15 @@ def test_derived_fields_and_what_is_kept(metafiles, zoo):
     assert metafiles.library_errors() == []
 
 
+def test_only_a_readme_that_exists_is_no_error(metafiles, zoo):
+    pytest.importorskip('modelindex')
+    assert metafiles.library_errors() == []
+    (zoo / 'README.md').unlink()
+    (error,) = metafiles.library_errors()
+    assert 'configs/classification/snl/README.md' in error
+    assert not metafiles.names_a_readme('Path to Image file x.png is not a valid file.')
+
+
 def differences(metafiles, files):
     return [text for path, text in files.items() if metafiles.difference(path, text)]
 
