@@ -1,7 +1,7 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """Chebyshev filters of any order; order 2 with A² = A is gSNL.
 
-gSNL is from Spectral Non-local Block, Zhu et al. 2019, https://arxiv.org/abs/1911.01059.
+gSNL is from A Spectral Nonlocal Block, Zhu et al. 2019, https://arxiv.org/abs/1911.01059.
 """
 
 from __future__ import annotations
