@@ -6,14 +6,28 @@ harmless types that mmengine stores are added to its list; loading stays
 restricted.
 """
 
+from importlib import import_module
+
 import numpy as np
 import torch
 
 from .imports import is_installed
 from .repair import Repair, release
 
-# The second is pickled with its annealing function.
-MMENGINE_TYPES = ('HistoryBuffer', 'OneCycleParamScheduler')
+SCHEDULERS = 'mmengine.optim.scheduler.param_scheduler'
+
+
+class OneCycle:
+    """Stands for mmengine's ``OneCycleParamScheduler`` in a checkpoint.
+
+    Its annealing function is pickled as ``getattr(OneCycleParamScheduler, name)``.
+    Only a checkpoint that asks for it imports the schedulers, which takes seconds.
+    """
+
+    def __getattr__(self, name: str):
+        if name not in ('_annealing_cos', '_annealing_linear'):
+            raise AttributeError(f'{name} is no annealing of OneCycleParamScheduler')
+        return getattr(import_module(SCHEDULERS).OneCycleParamScheduler, name)
 
 
 def needed() -> bool:
@@ -40,12 +54,12 @@ def safe_globals() -> list:
         # The history's methods are pickled as getattr(HistoryBuffer, name).
         # Only what is on the list can be called, so this reads, no more.
         getattr,
+        (OneCycle(), f'{SCHEDULERS}.OneCycleParamScheduler'),
     ]
 
 
 def apply(module) -> None:
-    own = [vars(module)[name] for name in MMENGINE_TYPES if name in vars(module)]
-    torch.serialization.add_safe_globals([*own, *safe_globals()])
+    torch.serialization.add_safe_globals([module.HistoryBuffer, *safe_globals()])
 
 
 REPAIR = Repair(
@@ -55,8 +69,5 @@ REPAIR = Repair(
     upstream='https://github.com/open-mmlab/mmengine/issues/1655',
     needed=needed,
     apply=apply,
-    modules=(
-        'mmengine.logging.history_buffer',
-        'mmengine.optim.scheduler.param_scheduler',
-    ),
+    modules=('mmengine.logging.history_buffer',),
 )

@@ -114,6 +114,54 @@ def test_the_state_of_a_scheduler_loads_restricted(tmp_path, name, options):
     assert torch.load(tmp_path / 'state.pth').keys() == state.keys()
 
 
+LOAD = """
+import sys
+
+import torch
+
+import nl_plugins
+
+assert 'mmengine.optim' not in sys.modules and 'mmengine.runner' not in sys.modules
+checkpoint = torch.load(sys.argv[1])
+assert checkpoint['meta']['epoch'] == 1
+assert len(checkpoint['message_hub']['log_scalars']['train/loss'].data[0]) == 4
+assert checkpoint['param_schedulers'][0]['anneal_func'](0, 1, 1) == 1
+"""
+
+
+@needs_mmengine
+def test_a_plain_script_loads_what_a_runner_saved(tmp_path):
+    from mmengine.model import BaseModel
+    from mmengine.runner import Runner
+
+    class Model(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(2, 1)
+
+        def forward(self, x, mode):
+            return dict(loss=self.layer(x).square().mean())
+
+    Runner(
+        Model(),
+        work_dir=str(tmp_path),
+        train_dataloader=torch.utils.data.DataLoader([dict(x=torch.ones(2))] * 4),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
+        param_scheduler=dict(
+            type='OneCycleLR', eta_max=0.1, total_steps=4, by_epoch=False
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        experiment_name='plain_script',
+    ).train()
+    result = subprocess.run(
+        [sys.executable, '-c', LOAD, str(tmp_path / 'epoch_1.pth')],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout[-4000:]
+
+
 @needs_mmengine
 def test_loading_stays_restricted(tmp_path):
     if not checkpoint_globals.needed():
@@ -123,6 +171,11 @@ def test_loading_stays_restricted(tmp_path):
     with pytest.raises(Exception, match='[Ww]eights.only'):
         torch.load(path)
     assert not (tmp_path / 'executed').exists()
+
+
+def test_only_the_annealing_of_a_one_cycle_schedule_can_be_asked_for():
+    with pytest.raises(AttributeError, match='build_iter_from_epoch is no annealing'):
+        checkpoint_globals.OneCycle().build_iter_from_epoch  # noqa: B018
 
 
 @pytest.mark.parametrize(
