@@ -192,7 +192,7 @@ def untrained(config: str, checkpoint: str) -> None:
     # Some data sets know their classes only from their files.
     classes = [f'class {i}' for i in range(model_classes(cfg.model))]
     meta = {'classes': classes, **dataset.METAINFO}
-    Path(checkpoint).parent.mkdir(parents=True)
+    Path(checkpoint).parent.mkdir(parents=True, exist_ok=True)
     content = dict(state_dict=model.state_dict(), meta=dict(dataset_meta=meta))
     torch.save(content, checkpoint)
 
@@ -365,8 +365,8 @@ def configs_for(page: str) -> list[str]:
 
 @functools.cache
 def other_tests() -> str:
-    """The text of all tests but this one."""
-    paths = set(ROOT.glob('tests/**/*.py')) - {Path(__file__).resolve()}
+    """The text of all tests but those of the documentation."""
+    paths = set(ROOT.glob('tests/**/*.py')) - set(ROOT.glob('tests/test_docs*.py'))
     return '\n'.join(path.read_text(encoding='utf-8') for path in sorted(paths))
 
 
