@@ -3,6 +3,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,13 @@ import pytest
 pytest.importorskip('mim', reason='needs openmim: pip install openmim')
 
 TINY = Path(__file__).resolve().parent / 'tiny'
+# Eight epochs of one batch.
+QUICK = ['--cfg-options', 'train_cfg.val_interval=8']
+for _name in ('train', 'val'):
+    QUICK += [
+        f'{_name}_dataloader.num_workers=0',
+        f'{_name}_dataloader.persistent_workers=False',
+    ]
 
 
 @pytest.fixture
@@ -56,32 +64,63 @@ def test_list(mim):
     ]
 
 
-def test_search(mim):
-    output = mim(
-        'search', 'nl_plugins', '--model', 'SNL Segmentation', '--valid-config'
-    )
+@pytest.fixture
+def page(root):
+    """The commands of the documentation's page, in lists of words."""
+    text = (root / 'docs' / 'en' / 'mim.md').read_text(encoding='utf-8')
+    (config,) = re.findall(r'^CONFIG=(.+)$', text, flags=re.MULTILINE)
+    code = '\n'.join(re.findall(r'```bash\n(.*?)```', text, flags=re.DOTALL))
+    code = code.replace('$CONFIG', config)
+    lines = [shlex.split(line) for line in code.splitlines()]
+    return [words[1:] for words in lines if words[:1] == ['mim']]
+
+
+def test_search(mim, page):
+    by_model, by_config = (words for words in page if words[0] == 'search')
+    output = mim(*by_model, '--valid-config')
     assert 'snl_r50-d8_4xb2-40k_cityscapes-512x1024' in output
     assert 'preresnet20-snl1' not in output
-    name = 'preresnet20-snl1_1xb32-8e_mini-cifar10'
-    output = mim('search', 'nl_plugins', '--config', name, '--display-width', 300)
-    assert f'config id: {name}' in output
-    assert 'configs/classification/snl/' in output
+    output = mim(*by_config, '--display-width', 300)
+    assert f'config id: {by_config[-1]}' in output
+    assert 'configs/segmentation/snl/' in output
 
 
-def test_run(mim, tmp_path):
-    out = tmp_path / 'data'
-    output = mim(
-        *('run', 'nl_plugins', 'make_mini_data', '--out', out, '--only', 'cifar10'),
-        *('--cifar10', 8, 4),
-    )
+def test_run(mim, page, root, tmp_path):
+    (tmp_path / 'configs').symlink_to(root / 'configs')
+    data, flops, export = (words for words in page if words[0] == 'run')
+    output = mim(*data, '--cifar10', 8, 4)
     assert '.mim/tools/dataset_converters/make_mini_data.py' in output
-    assert (out / 'cifar10').is_dir()
+    assert (tmp_path / 'data' / 'mini' / 'cifar10').is_dir()
+    assert 'decode_head' in mim(*flops)
+    pytest.importorskip('onnxscript')
+    pytest.importorskip('onnxruntime')
+    assert 'SNLBlock.onnx' in mim(*export)
+
+
+@pytest.mark.parametrize('number', range(2))
+def test_train_and_test_of_the_page(mim, page, root, tmp_path, number):
+    """By the codebase's script, and by ours with a config of the wheel."""
+    pytest.importorskip('mmpretrain')
+    (tmp_path / 'configs').symlink_to(root / 'configs')
+    mim('run', 'nl_plugins', 'make_mini_data', '--only', 'cifar10', '--cifar10', 32, 8)
+    trains = [words for words in page if words[0] == 'train']
+    assert [words[1] for words in trains] == ['mmpretrain', 'nl_plugins']
+    output = mim(*trains[number], '--gpus', 0, *QUICK)
+    assert f'/{trains[number][1]}/.mim/tools/train.py' in output
+    assert 'Training finished successfully' in output
+    (test,) = (words for words in page if words[0] == 'test')
+    if number:
+        assert 'but we find the config file' in output
+        work_dir = Path('work_dirs', Path(trains[1][2]).stem)
+        test = ['test', 'nl_plugins', trains[1][2], '-C', work_dir / 'epoch_8.pth']
+    output = mim(*test)
+    assert f'/{test[1]}/.mim/tools/test.py' in output
+    assert 'Testing finished successfully' in output
 
 
 @pytest.mark.parametrize(
     'package, scope, data, last',
     [
-        ('mmpretrain', 'classification', ['cifar10', 8, 4], 'epoch_1.pth'),
         ('mmseg', 'segmentation', ['cityscapes', 5, 2], 'iter_2.pth'),
         ('mmaction', 'recognition', ['sthv1', 8, 4], 'epoch_1.pth'),
     ],
