@@ -59,17 +59,18 @@ def run(path, x):
     return torch.from_numpy(session.run(None, {given.name: x.numpy()})[0])
 
 
-def check(export, model, shape, path):
-    """Export, and compare on an input that neither the export nor its check saw."""
+def check(export, model, shape, path, dynamic_batch=False):
+    """Export, and compare on inputs that neither the export nor its check saw."""
     fmt = 'onnx' if path.suffix == '.onnx' else 'torch_export'
-    result = export.export(model, shape, fmt, path)
+    result = export.export(model, shape, fmt, path, dynamic_batch)
     assert sorted(file.name for file in path.parent.iterdir()) == [path.name]
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(5))
-    with torch.no_grad():
-        expected = model(x)
-        torch.testing.assert_close(
-            run(path, x), expected, rtol=1e-4, atol=1e-5 * expected.abs().max().item()
-        )
+    for batch in (1, 5) if dynamic_batch else shape[:1]:
+        generator = torch.Generator().manual_seed(5)
+        x = torch.randn(batch, *shape[1:], generator=generator)
+        with torch.no_grad():
+            expected = model(x)
+            atol = 1e-5 * expected.abs().max().item()
+            torch.testing.assert_close(run(path, x), expected, rtol=1e-4, atol=atol)
     return result
 
 
@@ -82,6 +83,15 @@ def test_every_block(export, fmt, name, tmp_path):
         assert (block(x) - x).abs().max() > 1e-3 * x.abs().max()
     path = tmp_path / f'block{export.FORMATS[fmt][0]}'
     assert check(export, block, SHAPES[ndim], path).dense == []
+
+
+@pytest.mark.parametrize('name', BLOCKS)
+def test_any_number_of_samples(export, fmt, name, tmp_path):
+    ndim = 2 if 2 in BLOCKS[name].ndims else BLOCKS[name].ndims[0]
+    block = export.block_of(name, {}, SHAPES[ndim])
+    path = tmp_path / f'block{export.FORMATS[fmt][0]}'
+    result = check(export, block, SHAPES[ndim], path, dynamic_batch=True)
+    assert result.dense == [] and result.shapes[0] == (3, *SHAPES[ndim][1:])
 
 
 @pytest.mark.parametrize('ndim', [1, 3])
@@ -138,7 +148,8 @@ def test_a_model_of_each_codebase(
     for fmt, (suffix, _) in export.FORMATS.items():
         needs(export, fmt)
         path = tmp_path / fmt / f'model{suffix}'
-        assert check(export, model, size, path).shapes == (size, expected)
+        shapes = check(export, model, size, path, dynamic_batch=True).shapes
+        assert shapes == ((3, *size[1:]), (3, *expected[1:]))
 
     if scope == 'classification':  # the same from the command line, with weights
         checkpoint = tmp_path / 'weights.pth'

@@ -7,8 +7,9 @@
 
 The network of any of the codebases is what ``model(x, mode='tensor')`` computes in
 evaluation mode: from a normalised image or clip to the scores of the head. Sizes are
-fixed. The file is read back, run (ONNX under onnxruntime, on the CPU) on an input that
-the export has not seen, compared with the model, and only then gets its name.
+fixed; with --dynamic-batch all but the number of samples. The file is read back, run
+(ONNX under onnxruntime, on the CPU) on an input that the export has not seen, compared
+with the model, and only then gets its name.
 
 Every block is exported as it runs. Where ONNX has no operator for that (the
 concatenation affinity finds its sums by ``searchsorted``), the block is exported with
@@ -177,7 +178,13 @@ def blocks_of(model: nn.Module) -> dict[str, NonLocalBlock]:
     }
 
 
-def export(model: nn.Module, shape: Sequence[int], fmt: str, path: Path) -> Exported:
+def export(
+    model: nn.Module,
+    shape: Sequence[int],
+    fmt: str,
+    path: Path,
+    dynamic_batch: bool = False,
+) -> Exported:
     """Write a module, compare the file with it, then give the file its name.
 
     Args:
@@ -185,6 +192,8 @@ def export(model: nn.Module, shape: Sequence[int], fmt: str, path: Path) -> Expo
         shape (Sequence[int]): Of the input.
         fmt (str): 'torch_export' or 'onnx'.
         path (Path): The file; its suffix is '.pt2' or '.onnx'.
+        dynamic_batch (bool): Whether the file takes any number of samples; it is
+            compared at another number than the export saw.
 
     Returns:
         Exported: What was written.
@@ -202,12 +211,17 @@ def export(model: nn.Module, shape: Sequence[int], fmt: str, path: Path) -> Expo
             f'pip install "torch>={oldest}"'
         )
     generator = torch.Generator().manual_seed(0)
-    example, unseen = (torch.randn(*shape, generator=generator) for _ in range(2))
+    samples = [shape[0]] * 2
+    if dynamic_batch:  # torch.export takes a size of one for a constant
+        samples = [max(2, shape[0]), max(2, shape[0]) + 1]
+    example, unseen = (
+        torch.randn(batch, *shape[1:], generator=generator) for batch in samples
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}')
     try:
         with torch.no_grad(), _quiet():
-            dense = _write(model, example, fmt, temporary)
+            dense = _write(model, example, fmt, temporary, dynamic_batch)
             expected = model(unseen)
             found = _run(temporary, fmt, unseen)
         difference = relative_difference(found, expected)
@@ -219,7 +233,8 @@ def export(model: nn.Module, shape: Sequence[int], fmt: str, path: Path) -> Expo
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return Exported(path, difference, dense, (tuple(shape), tuple(expected.shape)))
+    shapes = tuple(unseen.shape), tuple(expected.shape)
+    return Exported(path, difference, dense, shapes)
 
 
 def relative_difference(found: Tensor, expected: Tensor) -> float:
@@ -229,12 +244,14 @@ def relative_difference(found: Tensor, expected: Tensor) -> float:
     return ((found - expected).abs().max() / expected.abs().max()).item()
 
 
-def _write(model: nn.Module, x: Tensor, fmt: str, path: Path) -> list[str]:
+def _write(
+    model: nn.Module, x: Tensor, fmt: str, path: Path, dynamic_batch: bool
+) -> list[str]:
     if fmt == 'torch_export':
-        torch.export.save(_capture(model, x), path)
+        torch.export.save(_capture(model, x, dynamic_batch), path)
         return []
     try:
-        _onnx(model, x).save(path, external_data=False)
+        _onnx(model, x, dynamic_batch).save(path, external_data=False)
         return []
     except UnsupportedOperator as error:
         blocks = _unsupported_blocks(model, x)
@@ -242,7 +259,7 @@ def _write(model: nn.Module, x: Tensor, fmt: str, path: Path) -> list[str]:
             raise error
     with _as_matrices(blocks.values()):
         try:
-            _onnx(model, x).save(path, external_data=False)
+            _onnx(model, x, dynamic_batch).save(path, external_data=False)
         except UnsupportedOperator as error:
             kinds = {type(block).__name__ for block in blocks.values()}
             raise ValueError(
@@ -252,9 +269,12 @@ def _write(model: nn.Module, x: Tensor, fmt: str, path: Path) -> list[str]:
     return [name or type(block).__name__ for name, block in blocks.items()]
 
 
-def _capture(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+def _capture(
+    model: nn.Module, x: Tensor, dynamic_batch: bool
+) -> torch.export.ExportedProgram:
+    dynamic = ({0: torch.export.Dim('batch')},) if dynamic_batch else None
     try:
-        return torch.export.export(model, (x,), strict=False)
+        return torch.export.export(model, (x,), strict=False, dynamic_shapes=dynamic)
     except Exception as error:  # whatever a module that cannot be captured raises
         reason = str(error).strip().partition('\n')[0]
         raise ValueError(
@@ -262,7 +282,9 @@ def _capture(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
         ) from error
 
 
-def _onnx(model: nn.Module, x: Tensor) -> torch.onnx.ONNXProgram:
+def _onnx(
+    model: nn.Module, x: Tensor, dynamic_batch: bool = False
+) -> torch.onnx.ONNXProgram:
     try:
         import onnxscript  # noqa: F401
     except ImportError:
@@ -271,7 +293,8 @@ def _onnx(model: nn.Module, x: Tensor) -> torch.onnx.ONNXProgram:
             'pip install "nl_plugins[deploy]"'
         ) from None
     try:
-        return torch.onnx.export(_capture(model, x), dynamo=True, verbose=False)
+        program = _capture(model, x, dynamic_batch)
+        return torch.onnx.export(program, dynamo=True, verbose=False)
     except torch.onnx.OnnxExporterError as error:
         operators = re.findall(r'target=torch\.ops\.([\w.]+)', str(error))
         if not operators:
@@ -379,6 +402,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='a side; height and width; frames, height and width; or all of it. '
         'Default: as tools/analysis_tools/get_flops.py takes it from the config',
     )
+    parser.add_argument(
+        '--dynamic-batch', action='store_true', help='a file for any number of samples'
+    )
     parser.add_argument('--format', choices=FORMATS, default='onnx')
     parser.add_argument('--out', type=Path, help='default: in work_dirs/export')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
@@ -402,7 +428,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             if args.cfg_options:
                 config.merge_from_dict(args.cfg_options)
             model, shape = model_of(config, args.checkpoint, args.shape)
-        result = export(model, shape, args.format, out)
+        result = export(model, shape, args.format, out, args.dynamic_batch)
     except (ImportError, OSError, TypeError, ValueError) as error:
         sys.exit(f'export.py: {error}')
     print(
