@@ -16,7 +16,7 @@ from mmengine.model.weight_init import initialize, update_init_info
 from torch import Tensor
 
 from ..graph import Affinity
-from ..graph.affinity import LinearMap, concat_channels, mix
+from ..graph.affinity import LinearMap, concat_channels, convolves, mix
 
 # Norm types whose layer depends on the number of spatial dimensions.
 _DIMENSIONAL_NORMS = ('BN', 'IN')
@@ -205,13 +205,11 @@ class NonLocalBlock(BaseModule):
     ) -> list[Tensor]:
         """The maps of several 1x1 convolutions of x, each (B, N, channels).
 
-        Plain convolutions are computed in one product where that pays, see
-        :func:`mix` for ``channels_last``. A tuple of them gives one map, theirs side
-        by side.
+        Plain convolutions share a product where that pays, see :func:`joint`. A tuple
+        of convolutions gives one map, theirs side by side.
         """
         groups = [group if isinstance(group, tuple) else (group,) for group in convs]
-        layers = [layer for group in groups for layer in group]
-        if not (all(map(is_plain, layers)) and _one_product_pays(x, layers)):
+        if not all(is_plain(layer) for group in groups for layer in group):
             return [
                 concat_channels(*(tokens(layer(x)) for layer in group))
                 if len(group) > 1
@@ -235,20 +233,27 @@ class NonLocalBlock(BaseModule):
         """
         conv_out = self.conv_out if conv_out is None else conv_out
         out = fold(filtered, x)
+        del filtered
+        # In place where it can be: fresh memory costs more than the addition. Autograd
+        # copies a map to add to a view in place, so not there.
+        may_write = not torch.is_grad_enabled()
         if conv_out.conv.bias is not None:
-            # In place, as the sum below: fresh memory costs more than the addition.
-            out.add_(conv_out.conv.bias.to(out.dtype).view(-1, *[1] * self.ndim))
+            bias = conv_out.conv.bias.to(out.dtype).view(-1, *[1] * self.ndim)
+            out = out.add_(bias) if may_write else out + bias
         if conv_out.norm is not None:
             out = conv_out.norm(out)
+            may_write = _is_free(conv_out.norm)
         if conv_out.with_activation:
-            if type(conv_out.activate) is nn.ReLU and torch.is_grad_enabled():
-                # ReLU has no gradient at 0: a block that starts there would stay.
-                out = out.masked_fill(out < 0, 0)
+            activate = conv_out.activate
+            if type(activate) is not nn.ReLU or activate._forward_hooks:
+                out = activate(out)
+                may_write = _is_free(activate)
             else:
-                out = conv_out.activate(out)
-        if conv_out.norm is None and not conv_out.with_activation:
-            return out.add_(x) if out.dtype == x.dtype else x + out
-        return x + out
+                # ReLU has no gradient at 0, where a new block starts, and would stay.
+                keeps = torch.is_grad_enabled() or not may_write
+                out = out.clamp_min(0) if keeps else out.clamp_min_(0)
+                may_write = True
+        return out.add_(x) if may_write and out.dtype == x.dtype else x + out
 
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError unless x is (B, in_channels, *S) with ndim sizes in S."""
@@ -268,9 +273,11 @@ def linear_map(layer: nn.Module) -> LinearMap:
 
 def join(maps: list[LinearMap]) -> LinearMap:
     """Linear maps of one input, side by side: weight (ΣD, C) and bias (ΣD,) or None."""
+    if len(maps) == 1:
+        return maps[0]
     weights, biases = zip(*maps)
-    if len(maps) == 1 or all(bias is None for bias in biases):
-        return torch.cat(weights), biases[0]
+    if all(bias is None for bias in biases):
+        return torch.cat(weights), None
     biases = [
         weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in maps
     ]
@@ -278,17 +285,21 @@ def join(maps: list[LinearMap]) -> LinearMap:
 
 
 def joint(x: Tensor, maps: list[LinearMap], channels_last: bool) -> list[Tensor]:
-    """Each linear map of x (B, N, C), all in one product, see :func:`mix`."""
-    out = mix(x, *join(maps), channels_last=channels_last)
-    return list(out.split([len(weight) for weight, _ in maps], dim=-1))
+    """Each linear map of x (B, N, C), in one product where that pays.
+
+    See :func:`mix` for ``channels_last``.
+    """
+    widths = [len(weight) for weight, _ in maps]
+    if not _one_product_pays(x, sum(widths)) or convolves(x, maps[0][0]):
+        return [mix(x, *linear, channels_last=channels_last) for linear in maps]
+    return list(mix(x, *join(maps), channels_last=channels_last).split(widths, dim=-1))
 
 
-def _one_product_pays(x: Tensor, layers: list[nn.Module]) -> bool:
+def _one_product_pays(x: Tensor, width: int) -> bool:
     """Whether reading x once saves more than copying the weights side by side costs."""
-    rows = x.shape[0] * math.prod(x.shape[2:])
-    width = sum(layer.out_channels for layer in layers)
+    batch, positions, channels = x.shape
     # A call costs about as much as copying 256 x 256 weights.
-    return 2 * rows >= width or width * x.shape[1] <= 2**16
+    return 2 * batch * positions >= width or width * channels <= 2**16
 
 
 def tokens(x: Tensor) -> Tensor:
@@ -338,6 +349,13 @@ def is_plain(layer: nn.Module) -> bool:
             for module in (layer, conv)
         )
     )
+
+
+def _is_free(layer: nn.Module) -> bool:
+    """Whether neither autograd nor a hook holds the result of a norm or activation."""
+    if layer._forward_hooks:
+        return False
+    return not torch.is_grad_enabled() or isinstance(layer, _NORMS)
 
 
 def draw(layer: nn.Module, init: str, num_terms: int = 1) -> None:

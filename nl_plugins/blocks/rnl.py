@@ -132,10 +132,13 @@ class RNLBlock(NonLocalBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
+        return self.output(x, self._filtered(x))
+
+    def _filtered(self, x: Tensor) -> Tensor:
         theta = self.theta(x)
         affinity = self._affinity(theta)
         value = theta if self.pool is None else self.pool(theta)
-        return self.output(x, affinity.apply(tokens(value), matrix(self.conv_out)))
+        return affinity.apply(tokens(value), matrix(self.conv_out))
 
     def _affinity(self, theta: Tensor) -> Affinity:
         regions = theta if self.region is None else self.region(theta)

@@ -86,6 +86,23 @@ class DotAffinity(LowRankAffinity):
         return DotAffinity(self.key, self.query, self.scale)
 
 
+def gram(x: Tensor) -> Tensor:
+    """``xᵀ x`` (B, C, C) of x (B, N, C).
+
+    On a CPU the products of wide x skip what lies below the diagonal: 5/8 of them.
+    """
+    channels = x.shape[2]
+    if x.device.type != 'cpu' or channels < 256 or channels % 4:
+        return x.mT @ x
+    blocks = x.chunk(4, dim=2)
+    rows: list[Tensor] = []
+    for i, block in enumerate(blocks):
+        mirrored = [row.chunk(4, dim=2)[i].mT for row in rows]
+        right = block.mT @ x[:, :, i * (channels // 4) :]
+        rows.append(torch.cat([*mirrored, right], dim=2))
+    return torch.cat(rows, dim=1)
+
+
 class Moments(torch.autograd.Function):
     """``xᵀ x`` (B, C, C) and ``Σ_i x_i`` (B, C) of x (B, N, C).
 
@@ -97,7 +114,7 @@ class Moments(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.mT @ x, x.sum(1)
+        return gram(x), x.sum(1)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:

@@ -128,11 +128,12 @@ def test_transpose_where_defined(case):
 
 
 @pytest.mark.parametrize('biased', [(), (0,), (1,), (2,), (0, 1, 2)])
-def test_dot_product_of_linear_maps(biased):
-    x = leaves(CASES[0], queries=9, width=4)[0]
+@pytest.mark.parametrize('width', [4, 256, 258])
+def test_dot_product_of_linear_maps(biased, width):
+    x = leaves(CASES[0], queries=9, width=width)[0]
     maps = [
         (
-            torch.randn(5, 4, dtype=torch.float64),
+            torch.randn(5, width, dtype=torch.float64),
             torch.randn(5, dtype=torch.float64) if index in biased else None,
         )
         for index in range(3)
