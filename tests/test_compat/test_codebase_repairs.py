@@ -11,6 +11,7 @@ import torch
 
 from nl_plugins.compat import (
     bf16_scores,
+    fork_names,
     imports,
     mmaction_drn,
     mmcv_ops,
@@ -274,3 +275,24 @@ def test_the_first_process_alone_writes_the_report_of_a_test(
     hook.json_log_path = 'report.json'
     hook.after_test_epoch(runner)
     assert (tmp_path / 'report.json').exists() == (rank == 0)
+
+
+@pytest.mark.parametrize('distribution', [None, (1, 2, 2)])
+def test_a_fork_is_found_by_its_module(monkeypatch, distribution):
+    monkeypatch.setattr(fork_names, 'is_installed', lambda name: name == 'mmseg')
+    monkeypatch.setattr(fork_names, 'version_of', lambda name: distribution)
+    names = dict(mmseg='mmsegmentation', mmaction='mmaction2')
+    fork_names.apply(SimpleNamespace(MODULE2PACKAGE=names))
+    assert fork_names.needed() == (distribution is None)
+    assert names['mmseg'] == ('mmsegmentation' if distribution else 'mmseg')
+    assert names['mmaction'] == 'mmaction2'
+
+
+def test_a_base_config_is_found_by_the_module_alone(monkeypatch):
+    """What the repair relies on in mmengine, forks or not."""
+    pytest.importorskip('mmseg')
+    from mmengine.config import utils
+    from mmengine.hub import get_config
+
+    monkeypatch.setitem(utils.MODULE2PACKAGE, 'mmseg', 'mmseg')
+    assert get_config('mmseg::_base_/models/fcn_r50-d8.py').model
