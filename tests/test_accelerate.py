@@ -153,6 +153,14 @@ def test_i3d_nl(mode):
     compare(wake(build('mmaction', cfg), noise=0.02), torch.randn(1, 3, 8, 32, 32))
 
 
+def has_gradient(model, *args):
+    try:
+        return bool(outcome(trainable(model), *args))
+    except RuntimeError as error:
+        assert 'inplace operation' in str(error)
+        return False
+
+
 @pytest.mark.parametrize('head', ['NLHead', 'DNLHead'])
 @pytest.mark.parametrize('mode', MODES)
 def test_decode_heads(head, mode):
@@ -169,14 +177,16 @@ def test_decode_heads(head, mode):
     model = wake(build('mmseg', cfg))
     model.register_forward_pre_hook(lambda module, args: ([args[0]],))
     x = torch.randn(2, 8, 6, 7)
-    if (head, mode) != ('DNLHead', 'gaussian'):
+    if head == 'NLHead' or has_gradient(model, x):
         return compare(model, x)
-    # mmseg subtracts the mean from its input in place: no gradient, same numbers.
+    # mmseg subtracts means in place: same numbers, but no gradient for the Gaussian,
+    # and for no mode with torch 2.1.
     model.eval()
     with torch.no_grad():
         expected = model(x)
         accelerate.apply()
-        assert torch.equal(model(x), expected)
+        tolerance = 0 if mode == 'gaussian' else 1e-5
+        torch.testing.assert_close(model(x), expected, rtol=tolerance, atol=tolerance)
 
 
 class PeakMemory(TorchDispatchMode):
@@ -189,7 +199,7 @@ class PeakMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        for tensor in torch.utils._pytree.tree_leaves(out):
+        for tensor in torch.utils._pytree.tree_flatten(out)[0]:
             if isinstance(tensor, torch.Tensor):
                 self.add(tensor.untyped_storage())
         return out
