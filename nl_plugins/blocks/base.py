@@ -248,10 +248,12 @@ class NonLocalBlock(BaseModule):
             if type(activate) is not nn.ReLU or activate._forward_hooks:
                 out = activate(out)
                 may_write = _is_free(activate)
+            elif torch.is_grad_enabled():
+                # ReLU has no gradient at 0: a block that starts there would stay.
+                out = out.masked_fill(out < 0, 0)
+                may_write = True
             else:
-                # ReLU has no gradient at 0, where a new block starts, and would stay.
-                keeps = torch.is_grad_enabled() or not may_write
-                out = out.clamp_min(0) if keeps else out.clamp_min_(0)
+                out = out.relu_() if may_write else out.relu()
                 may_write = True
         return out.add_(x) if may_write and out.dtype == x.dtype else x + out
 
