@@ -4,6 +4,7 @@
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -27,8 +28,12 @@ def pip(*arguments) -> None:
 @pytest.fixture(scope='session')
 def wheel(tmp_path_factory) -> Path:
     """A wheel of this tree, built in a copy: a build leaves folders behind."""
+    # Not imported: setuptools refuses to follow pip into one process.
     for package in ('pip', 'setuptools', 'wheel'):
-        pytest.importorskip(package)
+        try:
+            metadata.version(package)
+        except metadata.PackageNotFoundError:
+            pytest.skip(f'{package} is not installed')
     copy = tmp_path_factory.mktemp('source')
     for name in SOURCES:
         source = ROOT / name
