@@ -4,6 +4,7 @@
 import importlib
 import os
 import pkgutil
+import subprocess
 import sys
 from importlib.machinery import PathFinder
 from types import ModuleType
@@ -75,10 +76,15 @@ def test_distutils(monkeypatch, version, installed, needed):
     assert missing_distutils.needed() is needed
 
 
-def test_distutils_is_there_after_the_repair():
-    pytest.importorskip('setuptools')
-    missing_distutils.apply()
-    assert importlib.import_module('distutils').errors
+def test_distutils_is_there_after_the_repair(root):
+    # In a process of its own: setuptools refuses to follow pip into one.
+    code = (
+        'from nl_plugins.compat import missing_distutils\n'
+        'missing_distutils.apply()\n'
+        'import distutils.errors\n'
+    )
+    environment = dict(os.environ, PYTHONPATH=str(root))
+    subprocess.run([sys.executable, '-c', code], env=environment, check=True)
 
 
 @pytest.mark.parametrize(
