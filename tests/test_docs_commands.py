@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from loaders import in_process
 from test_docs import BASH, CODEBASES, record, untrained
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,15 +73,10 @@ ELSEWHERE = {
     r'mim run mmpretrain analyze_logs': 'test_zoo/test_upstream_scripts.py',
     r'mim ': 'test_tools/test_mim.py',
 }
-LOADERS = [
-    f'{name}_dataloader.{option}'
-    for name in ('train', 'val')
-    for option in ('num_workers=0', 'persistent_workers=False')
-]
 # By script: words that are replaced, and words that follow.
 SMALLER = {
     'make_mini_data.py': ({}, ['--cifar10', '32', '8']),
-    'train.py': ({}, ['train_cfg.val_interval=8', *LOADERS]),
+    'train.py': ({}, ['train_cfg.val_interval=8', *in_process('train', 'val')]),
     'benchmark.py': ({'1,3,512,1024': '1,3,32,64'}, ['--seconds', '0.01']),
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from loaders import in_process
 
 pytest.importorskip('mmpretrain')
 
@@ -145,9 +146,8 @@ def tool_test(path, checkpoint, folder):
     out = folder / 'metrics.json'
     command = [sys.executable, ROOT / 'tools' / 'test.py', path, checkpoint]
     command += ['--work-dir', folder, '--out', out, '--out-item', 'metrics']
-    loader = 'test_dataloader'
-    command += ['--cfg-options', f'{loader}.dataset.data_root={folder}']
-    command += [f'{loader}.num_workers=0', f'{loader}.persistent_workers=False']
+    command += ['--cfg-options', f'test_dataloader.dataset.data_root={folder}']
+    command += in_process('test')
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(out.read_text())

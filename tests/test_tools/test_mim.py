@@ -9,17 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from loaders import in_process
 
 pytest.importorskip('mim', reason='needs openmim: pip install openmim')
 
 TINY = Path(__file__).resolve().parent / 'tiny'
 # Eight epochs of one batch.
-QUICK = ['--cfg-options', 'train_cfg.val_interval=8']
-for _name in ('train', 'val'):
-    QUICK += [
-        f'{_name}_dataloader.num_workers=0',
-        f'{_name}_dataloader.persistent_workers=False',
-    ]
+QUICK = ['--cfg-options', 'train_cfg.val_interval=8', *in_process('train', 'val')]
 
 
 @pytest.fixture

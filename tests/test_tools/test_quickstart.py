@@ -10,6 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from loaders import in_process
 
 SIZES = [
     '--cifar10', '40', '20', '--cityscapes', '8', '3',
@@ -111,11 +112,8 @@ def test_one_task_from_training_to_pictures(quickstart, root, mini, tmp_path):
         'train_dataloader.batch_size=2',
     ]
     for loader in ('train', 'val', 'test'):
-        overrides += [
-            f'{loader}_dataloader.dataset.data_root={data}',
-            f'{loader}_dataloader.num_workers=0',
-            f'{loader}_dataloader.persistent_workers=False',
-        ]
+        overrides.append(f'{loader}_dataloader.dataset.data_root={data}')
+    overrides += in_process('train', 'val', 'test')
     row = quickstart.run_task(task, tmp_path, overrides)
     assert tuple(row) == quickstart.KEYS
     assert row['blocks'] == 'SNLBlock' and 0 <= row['value'] <= 100
