@@ -30,12 +30,9 @@ def _sums_above(threshold: Tensor, b: Tensor, values: Tensor) -> tuple[Tensor, T
     end, any_passes = (count - 1).clamp_min(0), (count > 0).unsqueeze(2)
     values = _take_rows(values, order)
     weighted = values * ordered.unsqueeze(2)
-    # One name for the terms and their prefix sums: the terms are let go.
-    values = values.cumsum(1)
-    plain = _take_rows(values, end).mul_(any_passes)
+    plain = _take_rows(values.cumsum_(1), end).mul_(any_passes)
     del values
-    weighted = weighted.cumsum(1)
-    return plain, _take_rows(weighted, end).mul_(any_passes)
+    return plain, _take_rows(weighted.cumsum_(1), end).mul_(any_passes)
 
 
 class SortedReLU(torch.autograd.Function):

@@ -139,6 +139,16 @@ class CrissCrossAffinity(Affinity):
     def _dense(self) -> Tensor:
         return self._rows(torch.arange(self.shape[1], device=self.device))
 
+    def _dense_is_cheaper(self, values: Tensor) -> bool:
+        batch, positions, _ = self.shape
+        depth = values.shape[2]
+        # A multiplication a channel, and about 100 for the softmax of a pair; rows and
+        # columns copy their values, and cost some calls more however small they are.
+        pair = self.query.shape[2] + depth + 100
+        crossing = positions * (sum(self.grid) * pair + 224 * depth)
+        dense = positions**2 * pair
+        return positions <= 1024 and batch * dense < batch * crossing + 6_000_000
+
     def _apply(self, values: Tensor) -> Tensor:
         query, key = at_least_float32(self.query), at_least_float32(self.key)
         maps = (t.unflatten(1, self.grid).contiguous() for t in (query, key, values))

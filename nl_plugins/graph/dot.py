@@ -198,7 +198,10 @@ class SymmetricAffinity(LowRankAffinity):
     def from_features(
         cls, features: Tensor, symmetric: bool = True
     ) -> SymmetricAffinity:
-        """The affinity of Q and K side by side in memory, (B, N, 2 C)."""
+        """The affinity of Q and K side by side in memory, (B, N, 2 C).
+
+        It takes the memory over: without gradients the factors are written there.
+        """
         affinity = cls(*features.chunk(2, dim=-1), symmetric)
         affinity._features = features
         return affinity
@@ -207,17 +210,22 @@ class SymmetricAffinity(LowRankAffinity):
         """L, R (B, N, r) of A = L Rᵀ; L twice if symmetric: A = L swap(L)ᵀ / 2."""
         if self._factors is None:
             left, right = at_least_float32(self.query), at_least_float32(self.key)
+            features = self._features
+            may_write = not (
+                features is None or features.requires_grad or torch.is_grad_enabled()
+            )
+            scale = Tensor.mul_ if may_write else torch.mul
             if self.symmetric:
-                if self._features is None:
+                if features is None:
                     left = concat_channels(left, right)
                 else:
-                    left = at_least_float32(self._features)
+                    left = at_least_float32(features)
                 total = swap_halves(left.sum(1)) / 2
-                left = left * inverse_sqrt(left @ total.unsqueeze(-1))
+                left = scale(left, inverse_sqrt(left @ total.unsqueeze(-1)))
                 right = left
             else:
                 root = inverse_sqrt(left @ right.sum(1).unsqueeze(-1))
-                left, right = left * root, right * root
+                left, right = scale(left, root), scale(right, root)
             self._factors = left, right
         return self._factors
 
@@ -230,6 +238,8 @@ class SymmetricAffinity(LowRankAffinity):
         return swap_halves(context) / 2 if self.symmetric else context
 
     def _dense(self) -> Tensor:
+        if self._features is not None and self._factors is not None:
+            return self._rows(slice(None))  # query and key may hold the factors now
         query, key = at_least_float32(self.query), at_least_float32(self.key)
         matrix = query @ key.mT
         if self.symmetric:

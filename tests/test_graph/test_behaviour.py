@@ -234,6 +234,25 @@ def test_dense_where_dense_wins_and_never_for_many_keys():
     assert not rule((1, 256, 256), 16, cpu)
 
 
+@pytest.mark.parametrize(
+    'batch, grid, dense',
+    [
+        (1, (2, 2), True),
+        (64, (7, 7), True),
+        (32, (14, 14), True),
+        (8, (28, 28), False),
+        (1, (97, 97), False),
+        (1, (1, 4096), False),
+    ],
+)
+def test_criss_cross_is_dense_on_small_grids_alone(batch, grid, dense):
+    positions = grid[0] * grid[1]
+    query = torch.empty(batch, positions, 64, device='meta')
+    affinity = graph.CrissCrossAffinity(query, query, grid)
+    values = torch.empty(batch, positions, 512, device='meta')
+    assert affinity._dense_is_cheaper(values) is dense
+
+
 def test_force_restores_and_refuses_other_names():
     with pytest.raises(RuntimeError), graph.force('dense'):
         raise RuntimeError

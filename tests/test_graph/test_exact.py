@@ -152,6 +152,24 @@ def test_dot_product_of_linear_maps(biased, width):
     assert_same(fast, value_and_gradients(stepwise, [x]), **EXACT)
 
 
+@pytest.mark.parametrize('symmetric', [True, False])
+def test_features_taken_over_without_gradients(symmetric):
+    features = torch.rand(2, 12, 6, dtype=torch.float64)
+    values = torch.rand(2, 12, 3, dtype=torch.float64)
+    expected = graph.SymmetricAffinity(*features.chunk(2, dim=-1), symmetric).dense()
+    with torch.no_grad():
+        affinity = graph.SymmetricAffinity.from_features(features.clone(), symmetric)
+        torch.testing.assert_close(affinity @ values, expected @ values)
+        torch.testing.assert_close(affinity @ values, expected @ values)
+        torch.testing.assert_close(affinity.dense(), expected)
+        torch.testing.assert_close(affinity.rows([3]), expected[:, [3]])
+    wanted = features.clone().requires_grad_()
+    affinity = graph.SymmetricAffinity.from_features(wanted, symmetric)
+    with torch.no_grad():
+        affinity.rows([3])
+    assert torch.equal(wanted, features)
+
+
 def test_symmetric_spectrum_is_in_the_unit_interval():
     query, key, _ = leaves(CASES[5], queries=20)
     affinity = graph.SymmetricAffinity(query.relu(), key.relu())
