@@ -67,16 +67,18 @@ def mix(
 
 
 def convolves(values: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`mix` is a convolution: small maps, wide, no gradients, a CPU.
+    """Whether :func:`mix` is a convolution, which copies no map: wide ones on a CPU.
 
-    A product would have to copy the maps there and back.
+    Without gradients where the map is small; with them where a merged product would
+    copy channel-first maps there and back, from eight samples on.
     """
-    return (
-        values.shape[1] <= FEW_POSITIONS
-        and weight.numel() > 2**16
-        and values.device.type == 'cpu'
-        and not torch.is_grad_enabled()
-    )
+    if values.device.type != 'cpu' or weight.numel() <= 2**14:
+        return False
+    few = values.shape[1] <= FEW_POSITIONS
+    if not torch.is_grad_enabled():
+        return few
+    merged = few or _weight_gradient_is_large(values, weight)
+    return merged and values.shape[0] >= 8 and values.stride(1) == 1
 
 
 def _weight_gradient_is_large(values: Tensor, weight: Tensor) -> bool:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .affinity import Affinity, check_pair
+from .affinity import Affinity, channel_first_matmul, check_pair
 from .dispatch import at_least_float32
 from .tiles import SquareSoftmax, TiledReLU, TiledSoftmax
 
@@ -28,14 +28,17 @@ class SoftmaxAffinity(Affinity):
         self._describe(query, query.shape[1], key.shape[1])
         self.query, self.key, self.scale = query, key, scale
 
-    def _logits(self, query: Tensor) -> Tensor:
-        return at_least_float32(query) @ at_least_float32(self.key).mT * self.scale
-
     def _dense(self) -> Tensor:
-        return self._logits(self.query).softmax(-1)
+        if self.query is self.key:
+            return self._weights(SelfProduct.apply(at_least_float32(self.query)))
+        return self._rows(slice(None))
 
-    def _rows(self, index: Tensor) -> Tensor:
-        return self._logits(self.query[:, index]).softmax(-1)
+    def _rows(self, index: Tensor | slice) -> Tensor:
+        query = at_least_float32(self.query[:, index])
+        return self._weights(query @ at_least_float32(self.key).mT)
+
+    def _weights(self, logits: Tensor) -> Tensor:
+        return (logits if self.scale == 1 else logits * self.scale).softmax(-1)
 
     def _dense_is_cheaper(self, values: Tensor) -> bool:
         return matrix_pays(self.shape, self.query.shape[2], self.device)
@@ -60,6 +63,28 @@ class SoftmaxAffinity(Affinity):
         )
         out = F.scaled_dot_product_attention(query, key, values, scale=self.scale)
         return out.squeeze(1)
+
+
+class SelfProduct(torch.autograd.Function):
+    """``x xᵀ`` (B, N, N) of x (B, N, C).
+
+    The gradient is ``(G + Gᵀ) x``: one product, where one of two tensors takes two.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> Tensor:
+        return x @ x.mT
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return channel_first_matmul(grad + grad.mT, x)
 
 
 def matrix_pays(shape: tuple[int, int, int], width: int, device: torch.device) -> bool:
