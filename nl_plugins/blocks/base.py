@@ -249,8 +249,7 @@ class NonLocalBlock(BaseModule):
                 out = activate(out)
                 may_write = _is_free(activate)
             elif torch.is_grad_enabled():
-                # ReLU has no gradient at 0: a block that starts there would stay.
-                out = out.masked_fill(out < 0, 0)
+                out, _ = OpenReLU.apply(out)
                 may_write = True
             else:
                 out = out.relu_() if may_write else out.relu()
@@ -266,6 +265,29 @@ class NonLocalBlock(BaseModule):
                 f'ndim={self.ndim} takes (batch, {self.in_channels}, {sizes}), but got '
                 f'{tuple(x.shape)}'
             )
+
+
+class OpenReLU(torch.autograd.Function):
+    """``max(x, 0)``, and ``x >= 0``, by which it multiplies the gradient.
+
+    The gradient of torch's ReLU at 0 is 0: a block that starts there would stay.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.relu(), x >= 0
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(output[1])
+        ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx, grad: Tensor, _) -> Tensor:
+        (keep,) = ctx.saved_tensors
+        return grad * keep
 
 
 def linear_map(layer: nn.Module) -> LinearMap:
