@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -221,10 +223,12 @@ class SymmetricAffinity(LowRankAffinity):
                 else:
                     left = at_least_float32(features)
                 total = swap_halves(left.sum(1)) / 2
-                left = scale(left, inverse_sqrt(left @ total.unsqueeze(-1)))
+                degree = channel_first_matmul(left, total.unsqueeze(-1))
+                left = scale(left, inverse_sqrt(degree))
                 right = left
             else:
-                root = inverse_sqrt(left @ right.sum(1).unsqueeze(-1))
+                degree = channel_first_matmul(left, right.sum(1).unsqueeze(-1))
+                root = inverse_sqrt(degree)
                 left, right = scale(left, root), scale(right, root)
             self._factors = left, right
         return self._factors
@@ -276,9 +280,7 @@ def swap_halves(rows: Tensor) -> Tensor:
 
 def inverse_sqrt(degree: Tensor) -> Tensor:
     """``d^-1/2`` where d > 0, else 0, with a finite gradient everywhere."""
-    positive = degree > 0
-    safe = torch.where(positive, degree, torch.ones_like(degree))
-    return torch.where(positive, safe.rsqrt(), torch.zeros_like(degree))
+    return torch.where(degree > 0, degree, math.inf).rsqrt()
 
 
 class UnaryAffinity(LowRankAffinity):
