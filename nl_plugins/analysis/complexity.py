@@ -199,8 +199,8 @@ class _Counting:
         """See each affinity that is applied, and whether as a matrix."""
         use_dense = dispatch.use_dense
 
-        def observe(affinity: Affinity, values: Tensor) -> bool:
-            dense = use_dense(affinity, values)
+        def observe(affinity: Affinity, depth: int) -> bool:
+            dense = use_dense(affinity, depth)
             # Of a sum its terms, of a matrix built once the affinity that it is of.
             parts = (MatrixAffinity,) if dense else (MatrixAffinity, SumAffinity)
             if self.open and not isinstance(affinity, parts):

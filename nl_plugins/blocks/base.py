@@ -237,8 +237,9 @@ class NonLocalBlock(BaseModule):
         # In place where it can be: fresh memory costs more than the addition. Autograd
         # copies a map to add to a view in place, so not there.
         may_write = not torch.is_grad_enabled()
-        if conv_out.conv.bias is not None:
-            bias = conv_out.conv.bias.to(out.dtype).view(-1, *[1] * self.ndim)
+        bias = conv_out.conv.bias
+        if bias is not None:
+            bias = bias.to(out.dtype).view(-1, *[1] * self.ndim)
             out = out.add_(bias) if may_write else out + bias
         if conv_out.norm is not None:
             out = conv_out.norm(out)
@@ -292,7 +293,8 @@ class OpenReLU(torch.autograd.Function):
 
 def linear_map(layer: nn.Module) -> LinearMap:
     """Weight and bias of a bare 1x1 convolution, see :func:`is_plain`."""
-    return matrix(layer), layer.conv.bias
+    conv = layer.conv
+    return conv.weight.flatten(1), conv.bias
 
 
 def join(maps: list[LinearMap]) -> LinearMap:
@@ -313,10 +315,11 @@ def joint(x: Tensor, maps: list[LinearMap], channels_last: bool) -> list[Tensor]
 
     See :func:`mix` for ``channels_last``.
     """
-    widths = [len(weight) for weight, _ in maps]
+    widths = [weight.shape[0] for weight, _ in maps]
     if not _one_product_pays(x, sum(widths)) or convolves(x, maps[0][0]):
         return [mix(x, *linear, channels_last=channels_last) for linear in maps]
-    return list(mix(x, *join(maps), channels_last=channels_last).split(widths, dim=-1))
+    joined = mix(x, *join(maps), channels_last=channels_last)
+    return list(joined.split_with_sizes(widths, dim=-1))
 
 
 def _one_product_pays(x: Tensor, width: int) -> bool:
@@ -368,10 +371,8 @@ def is_plain(layer: nn.Module) -> bool:
     return (
         _is_plain_conv(conv)
         and not (layer.with_norm or layer.with_activation)
-        and not any(
-            module._forward_hooks or module._forward_pre_hooks
-            for module in (layer, conv)
-        )
+        and not (layer._forward_hooks or layer._forward_pre_hooks)
+        and not (conv._forward_hooks or conv._forward_pre_hooks)
     )
 
 

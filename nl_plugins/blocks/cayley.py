@@ -97,7 +97,7 @@ class CayleyNLBlock(GraphFilterBlock):
             terms = cayley(affinity, values, self.order, self.zoom)
             return mix(concat_channels(*terms), weight)
         first, second = weight.chunk(2, dim=1)
-        affinity = built_once(affinity, values)
+        affinity = built_once(affinity, values, 2)
         twice = laplacian(affinity, laplacian(affinity, values))
         hidden = mix(values, matrix(unit.conv_h).to(values.dtype), twice)
         return mix(hidden, second, mix(values, first))

@@ -15,6 +15,9 @@ from .dispatch import at_least_float32
 # Up to here one product of merged samples beats one product a sample, copy included.
 FEW_POSITIONS = 64
 
+# From so many multiplications on, a convolution beats a merged product without gradients.
+MANY_MULTIPLICATIONS = 2**25
+
 #: Weight (D, C) and bias (D,) or None of a map of channels.
 LinearMap = tuple[Tensor, Tensor | None]
 
@@ -45,10 +48,10 @@ def mix(
     With ``channels_last`` the channels of a position are neighbours in memory, as
     fused attention and the selection of positions want them.
     """
-    few = values.shape[1] <= FEW_POSITIONS
-    if few or _weight_gradient_is_large(values, weight):
+    convolve = convolves(values, weight)
+    if convolve or _merges(values, weight):
         bias = plus if plus is not None and plus.ndim == 1 else None
-        if convolves(values, weight):
+        if convolve:
             out = F.conv1d(values.mT, weight.unsqueeze(2), bias).mT
         else:
             # linear() reads channel-first memory a tenth slower than it is copied.
@@ -57,13 +60,19 @@ def mix(
     # A matrix a sample, all at one address: torch.matmul would merge batch and
     # positions, which copies channel-first memory.
     weights = weight.expand(values.shape[0], -1, -1)
-    if plus is not None and plus.ndim == 1:
-        plus = plus.view(1, 1, -1)
     if channels_last:
         if plus is None:
             return torch.bmm(values, weights.mT)
         return torch.baddbmm(plus, values, weights.mT)
+    if plus is not None and plus.ndim == 1:
+        return torch.baddbmm(plus.unsqueeze(1), weights, values.mT).mT
     return channel_first_matmul(values, weights.mT, plus)
+
+
+def _merges(values: Tensor, weight: Tensor) -> bool:
+    """Whether one product of all samples replaces one a sample."""
+    few = 1 < values.shape[0] and values.shape[1] <= FEW_POSITIONS
+    return few or _weight_gradient_is_large(values, weight)
 
 
 def convolves(values: Tensor, weight: Tensor) -> bool:
@@ -72,13 +81,18 @@ def convolves(values: Tensor, weight: Tensor) -> bool:
     Without gradients where the map is small; with them where a merged product would
     copy channel-first maps there and back, from eight samples on.
     """
-    if values.device.type != 'cpu' or weight.numel() <= 2**14:
+    if values.device.type != 'cpu':
         return False
-    few = values.shape[1] <= FEW_POSITIONS
+    batch, positions, _ = values.shape
     if not torch.is_grad_enabled():
-        return few
-    merged = few or _weight_gradient_is_large(values, weight)
-    return merged and values.shape[0] >= 8 and values.stride(1) == 1
+        few = positions <= FEW_POSITIONS
+        return few and batch * positions * weight.numel() >= MANY_MULTIPLICATIONS
+    return (
+        batch >= 8
+        and weight.numel() > 2**14
+        and values.stride(1) == 1
+        and _merges(values, weight)
+    )
 
 
 def _weight_gradient_is_large(values: Tensor, weight: Tensor) -> bool:
@@ -89,6 +103,14 @@ def _weight_gradient_is_large(values: Tensor, weight: Tensor) -> bool:
         and torch.is_grad_enabled()
         and values.shape[1] * (depth + depth_out) < depth * depth_out
     )
+
+
+def scaled_product(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """``scale query keyᵀ`` (B, N, M), the factor inside the product: no pass over it."""
+    if scale == 1:
+        return torch.bmm(query, key.mT)
+    zero = query.new_zeros(1, 1, 1)
+    return torch.baddbmm(zero, query, key.mT, beta=0, alpha=scale)
 
 
 def concat_channels(*tensors: Tensor) -> Tensor:
@@ -131,8 +153,8 @@ class Affinity:
     def _apply(self, values: Tensor) -> Tensor:
         raise NotImplementedError(f'{type(self).__name__} does not define _apply()')
 
-    def _dense_is_cheaper(self, values: Tensor) -> bool:
-        """Whether the matrix pays at these sizes; see docs/en/benchmarks.md."""
+    def _dense_is_cheaper(self, depth: int) -> bool:
+        """Whether the matrix pays for ``depth`` channels; see docs/en/benchmarks.md."""
         return False
 
     def _apply_weighted(
@@ -177,7 +199,7 @@ class Affinity:
         self._check_values(values, weight)
         dtype = values.dtype
         with dispatch.full_precision(self.device):
-            dense = dispatch.use_dense(self, values)
+            dense = dispatch.use_dense(self, values.shape[2])
             if dense or not self.takes_half:
                 values = at_least_float32(values)
             if weight is not None:

@@ -126,6 +126,12 @@ class ConcatAffinity(Affinity):
     def _rows(self, index: Tensor) -> Tensor:
         return ConcatAffinity(self.a[:, index], self.b, self.scale)._dense()
 
+    def _dense_is_cheaper(self, depth: int) -> bool:
+        batch, queries, keys = self.shape
+        # In passes over a pair: sorting and searching 100 a position, calls 65,000.
+        sorting = batch * (queries + keys) * 100 + 65_000
+        return batch * queries * keys < sorting and keys <= 1024
+
     def _apply(self, values: Tensor) -> Tensor:
         # A factor of a and b, which are one channel wide, scales the relu.
         a, b = (at_least_float32(t) * abs(self.scale) for t in (self.a, self.b))

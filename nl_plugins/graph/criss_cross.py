@@ -139,9 +139,8 @@ class CrissCrossAffinity(Affinity):
     def _dense(self) -> Tensor:
         return self._rows(torch.arange(self.shape[1], device=self.device))
 
-    def _dense_is_cheaper(self, values: Tensor) -> bool:
+    def _dense_is_cheaper(self, depth: int) -> bool:
         batch, positions, _ = self.shape
-        depth = values.shape[2]
         # A multiplication a channel, and about 100 for the softmax of a pair; rows and
         # columns copy their values, and cost some calls more however small they are.
         pair = self.query.shape[2] + depth + 100

@@ -62,11 +62,11 @@ def debugging() -> bool:
     return _debug
 
 
-def use_dense(affinity: Affinity, values: Tensor) -> bool:
-    """Whether to build the matrix for ``affinity @ values``."""
+def use_dense(affinity: Affinity, depth: int) -> bool:
+    """Whether to build the matrix to apply it to ``depth`` channels."""
     if _formulation != 'auto':
         return _formulation == 'dense'
-    return affinity._dense_is_cheaper(values)
+    return affinity._dense_is_cheaper(depth)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from .affinity import (
     check_pair,
     concat_channels,
     mix,
+    scaled_product,
 )
 from .dispatch import at_least_float32, debugging
 
@@ -74,14 +75,15 @@ class DotAffinity(LowRankAffinity):
         return at_least_float32(self.key).mT @ values * self.scale
 
     def _dense(self) -> Tensor:
-        return self.left @ at_least_float32(self.key).mT * self.scale
+        return scaled_product(self.left, at_least_float32(self.key), self.scale)
 
     def _rows(self, index: Tensor) -> Tensor:
-        return self.left[:, index] @ at_least_float32(self.key).mT * self.scale
+        key = at_least_float32(self.key)
+        return scaled_product(self.left[:, index], key, self.scale)
 
-    def _dense_is_cheaper(self, values: Tensor) -> bool:
+    def _dense_is_cheaper(self, depth: int) -> bool:
         _, queries, keys = self.shape
-        width, depth = self.query.shape[2], values.shape[2]
+        width = self.query.shape[2]
         return queries * keys * (width + depth) < width * depth * (queries + keys)
 
     def transpose(self) -> DotAffinity:
@@ -257,13 +259,11 @@ class SymmetricAffinity(LowRankAffinity):
             right = swap_halves(right.mT).mT / 2
         return left[:, index] @ right.mT
 
-    def _dense_is_cheaper(self, values: Tensor) -> bool:
+    def _dense_is_cheaper(self, depth: int) -> bool:
         _, positions, width = self.query.shape
-        depth = values.shape[2]
-        # The matrix takes about eight passes (sum, scale, gradient), a pass of memory
-        # as long as four multiplications.
-        dense = positions * positions * (width + depth + 32)
-        return dense < 2 * positions * self.rank * depth
+        # Multiplications; what the factors cost besides weighs like 36 rows of A.
+        dense = positions * (width + depth)
+        return dense < 2 * self.rank * depth + 36 * (width + depth)
 
     def transpose(self) -> Affinity:
         if self.symmetric:

@@ -26,6 +26,13 @@ from .dispatch import at_least_float32, formulation, full_precision
 from .dot import LowRankAffinity
 
 
+# A batch of larger matrices is not safe in torch.linalg.solve on a CPU.
+LARGEST_IN_A_BATCH = 64
+
+# Up to here one solve of N³ beats the terms of a series, N² each.
+FEW_POSITIONS_TO_SOLVE = 1024
+
+
 def laplacian(affinity: Affinity, values: Tensor) -> Tensor:
     """``L g = g - A g`` (NS, Tao et al. 2018)."""
     return values - affinity.apply(values)
@@ -58,7 +65,7 @@ def chebyshev(
             f'{affinity!r}'
         )
     if len(weights) > 2:
-        affinity = built_once(affinity, values)
+        affinity = built_once(affinity, values, len(weights) - 1)
     if _low_rank_pays(affinity, values, len(weights) - 1):
         return _low_rank_chebyshev(affinity, values, weights)
     *weights, last = weights
@@ -83,9 +90,9 @@ def chebyshev(
     return affinity.apply(current, last, out)
 
 
-def built_once(affinity: Affinity, values: Tensor) -> Affinity:
-    """For repeated use: where the matrix pays, the matrix."""
-    if dispatch.use_dense(affinity, values):
+def built_once(affinity: Affinity, values: Tensor, times: int) -> Affinity:
+    """To be applied so many times: where the matrix pays, the matrix."""
+    if dispatch.use_dense(affinity, values.shape[2] * times):
         with full_precision(values.device):
             return MatrixAffinity(affinity._dense())
     return affinity
@@ -152,7 +159,7 @@ def arma(
         Tensor: H_T (B, N, D).
     """
     skipped = mix(values, skip.to(values.dtype))
-    hidden, affinity = values, built_once(affinity, values)
+    hidden, affinity = values, built_once(affinity, values, num_iterations)
     for _ in range(num_iterations):
         hidden = affinity.apply(hidden, recurrent) + skipped
         if activation is not None:
@@ -194,6 +201,8 @@ def cayley(
     dtype, depth = values.dtype, values.shape[2]
     with full_precision(values.device):
         values = at_least_float32(values)
+        if _matrix_is_solved(affinity):
+            affinity = MatrixAffinity(affinity._dense())
         # One complex signal is two real ones side by side: A is real.
         signal = concat_channels(values, torch.zeros_like(values))
         terms = [values]
@@ -204,11 +213,20 @@ def cayley(
     return [term.to(dtype) for term in terms]
 
 
+def _matrix_is_solved(affinity: Affinity) -> bool:
+    """Whether (hL + iI)^-1 is of the matrix, N x N, itself."""
+    if formulation() != 'auto':
+        return formulation() == 'dense'
+    low_rank = isinstance(affinity, LowRankAffinity)
+    limit = affinity.rank if low_rank else FEW_POSITIONS_TO_SOLVE
+    return affinity.shape[1] <= limit
+
+
 def _resolvent(affinity: Affinity, signal: Tensor, zoom: float) -> Tensor:
     """``(hL + iI)^-1`` of a complex signal, ``hL + iI = alpha I - h A``."""
     alpha = complex(zoom, 1)
-    if formulation() == 'dense':
-        return _solve(affinity.dense(), signal, alpha, zoom)
+    if _matrix_is_solved(affinity):
+        return _solve(affinity._dense(), signal, alpha, zoom)
     if isinstance(affinity, LowRankAffinity):
         left = affinity.left
         inner = _solve(affinity.context(left), affinity.context(signal), alpha, zoom)
@@ -225,11 +243,22 @@ def _resolvent(affinity: Affinity, signal: Tensor, zoom: float) -> Tensor:
 
 def _solve(operator: Tensor, signal: Tensor, alpha: complex, zoom: float) -> Tensor:
     eye = torch.eye(operator.shape[-1], dtype=signal.dtype, device=signal.device)
-    real, imaginary = signal.chunk(2, dim=-1)
-    solved = torch.linalg.solve(
-        alpha * eye - zoom * operator, torch.complex(real, imaginary)
+    solved = solve(
+        alpha * eye - zoom * operator, torch.complex(*signal.chunk(2, dim=-1))
     )
     return torch.cat([solved.real, solved.imag], dim=-1)
+
+
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """``matrix^-1 right`` of (B, n, n) and (B, n, D).
+
+    On a CPU several large matrices are solved one by one: a batch of them gives wrong
+    results, errors or never ends with more than one thread
+    (https://github.com/pytorch/pytorch/issues/142815).
+    """
+    if matrix.device.type != 'cpu' or matrix.shape[1] <= LARGEST_IN_A_BATCH:
+        return torch.linalg.solve(matrix, right)
+    return torch.stack([torch.linalg.solve(*pair) for pair in zip(matrix, right)])
 
 
 def _multiply(signal: Tensor, factor: complex) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .affinity import Affinity, channel_first_matmul, check_pair
+from .affinity import Affinity, channel_first_matmul, check_pair, scaled_product
 from .dispatch import at_least_float32
 from .tiles import SquareSoftmax, TiledReLU, TiledSoftmax
 
@@ -29,18 +29,19 @@ class SoftmaxAffinity(Affinity):
         self.query, self.key, self.scale = query, key, scale
 
     def _dense(self) -> Tensor:
-        if self.query is self.key:
-            return self._weights(SelfProduct.apply(at_least_float32(self.query)))
-        return self._rows(slice(None))
+        if self.query is self.key and self_product_pays(self.query):
+            logits = SelfProduct.apply(at_least_float32(self.query))
+            return (logits if self.scale == 1 else logits * self.scale).softmax(-1)
+        return self._weights(self.query)
 
-    def _rows(self, index: Tensor | slice) -> Tensor:
-        query = at_least_float32(self.query[:, index])
-        return self._weights(query @ at_least_float32(self.key).mT)
+    def _rows(self, index: Tensor) -> Tensor:
+        return self._weights(self.query[:, index])
 
-    def _weights(self, logits: Tensor) -> Tensor:
-        return (logits if self.scale == 1 else logits * self.scale).softmax(-1)
+    def _weights(self, query: Tensor) -> Tensor:
+        query, key = at_least_float32(query), at_least_float32(self.key)
+        return scaled_product(query, key, self.scale).softmax(-1)
 
-    def _dense_is_cheaper(self, values: Tensor) -> bool:
+    def _dense_is_cheaper(self, depth: int) -> bool:
         return matrix_pays(self.shape, self.query.shape[2], self.device)
 
     def _apply(self, values: Tensor) -> Tensor:
@@ -85,6 +86,12 @@ class SelfProduct(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
         return channel_first_matmul(grad + grad.mT, x)
+
+
+def self_product_pays(x: Tensor) -> bool:
+    """Whether the product that SelfProduct saves costs more than calling it."""
+    # The call takes as long as two million multiplications.
+    return torch.is_grad_enabled() and x.numel() * x.shape[1] >= 2**21
 
 
 def matrix_pays(shape: tuple[int, int, int], width: int, device: torch.device) -> bool:
@@ -145,7 +152,7 @@ class ReLUAffinity(Affinity):
     def _rows(self, index: Tensor) -> Tensor:
         return ReLUAffinity(self.query[:, index], self.key, self.scale)._dense()
 
-    def _dense_is_cheaper(self, values: Tensor) -> bool:
+    def _dense_is_cheaper(self, depth: int) -> bool:
         return matrix_pays(self.shape, self.query.shape[2], self.device)
 
     def _apply(self, values: Tensor) -> Tensor:
