@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..graph import Affinity
 from ..graph.affinity import LinearMap, concat_channels, convolves, mix
+from ..graph.dispatch import nominal
 
 # Norm types whose layer depends on the number of spatial dimensions.
 _DIMENSIONAL_NORMS = ('BN', 'IN')
@@ -209,15 +210,15 @@ class NonLocalBlock(BaseModule):
         of convolutions gives one map, theirs side by side.
         """
         groups = [group if isinstance(group, tuple) else (group,) for group in convs]
-        if not all(is_plain(layer) for group in groups for layer in group):
+        maps = [[linear_map(layer) for layer in group] for group in groups]
+        if any(None in group for group in maps):
             return [
                 concat_channels(*(tokens(layer(x)) for layer in group))
                 if len(group) > 1
                 else tokens(group[0](x))
                 for group in groups
             ]
-        maps = [join([linear_map(layer) for layer in group]) for group in groups]
-        return joint(tokens(x), maps, channels_last)
+        return joint(tokens(x), [join(group) for group in maps], channels_last)
 
     def output(
         self, x: Tensor, filtered: Tensor, conv_out: nn.Module | None = None
@@ -291,9 +292,19 @@ class OpenReLU(torch.autograd.Function):
         return grad * keep
 
 
-def linear_map(layer: nn.Module) -> LinearMap:
-    """Weight and bias of a bare 1x1 convolution, see :func:`is_plain`."""
-    conv = layer.conv
+def linear_map(layer: nn.Module) -> LinearMap | None:
+    """Weight and bias if a ConvModule is a bare 1x1 convolution nobody listens to."""
+    conv = getattr(layer, 'conv', None)
+    if (
+        not _is_plain_conv(conv)
+        or layer.with_norm
+        or layer.with_activation
+        or layer._forward_hooks
+        or layer._forward_pre_hooks
+        or conv._forward_hooks
+        or conv._forward_pre_hooks
+    ):
+        return None
     return conv.weight.flatten(1), conv.bias
 
 
@@ -324,7 +335,7 @@ def joint(x: Tensor, maps: list[LinearMap], channels_last: bool) -> list[Tensor]
 
 def _one_product_pays(x: Tensor, width: int) -> bool:
     """Whether reading x once saves more than copying the weights side by side costs."""
-    batch, positions, channels = x.shape
+    batch, positions, channels = nominal(x.shape[0]), *x.shape[1:]
     # A call costs about as much as copying 256 x 256 weights.
     return 2 * batch * positions >= width or width * channels <= 2**16
 
@@ -363,17 +374,6 @@ def _is_plain_conv(conv: nn.Module | None) -> bool:
     wraps = type(conv).__module__ == 'mmcv.cnn.bricks.wrappers'
     plain = isinstance(conv, _PLAIN_CONVS) if wraps else type(conv) in _PLAIN_CONVS
     return plain and conv.groups == 1
-
-
-def is_plain(layer: nn.Module) -> bool:
-    """Whether a ConvModule is a bare 1x1 convolution that nobody listens to."""
-    conv = getattr(layer, 'conv', None)
-    return (
-        _is_plain_conv(conv)
-        and not (layer.with_norm or layer.with_activation)
-        and not (layer._forward_hooks or layer._forward_pre_hooks)
-        and not (conv._forward_hooks or conv._forward_pre_hooks)
-    )
 
 
 def _is_free(layer: nn.Module) -> bool:

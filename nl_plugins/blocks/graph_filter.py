@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..graph import Affinity, DotAffinity, SoftmaxAffinity, SymmetricAffinity
 from ..graph.affinity import concat_channels
+from ..graph.filters import built_once
 from .base import NonLocalBlock, check_choice
 
 AFFINITIES = ('softmax', 'relu_raw', 'sym_norm')
@@ -134,6 +135,8 @@ class GraphFilterBlock(NonLocalBlock):
             channels_last=self.affinity_type == 'softmax',
         )
         affinity = self.pairwise(pair)
+        if others:
+            affinity = built_once(affinity, g, self.num_units * self.num_terms)
         filtered = self.filter(affinity, g, first, x)
         del pair, g  # the maps are as large as x: let them go before the norm
         if not others:

@@ -18,7 +18,6 @@ from ..graph.dot import projected_dot
 from .base import (
     NonLocalBlock,
     check_choice,
-    is_plain,
     joint,
     linear_map,
     matrix,
@@ -186,8 +185,8 @@ class NLBlock(NonLocalBlock):
         """Whether the dot product goes through the Gram matrix of the channels."""
         return (
             self.mode == 'dot_product'
-            and self._plain()
             and math.prod(x.shape[2:]) >= 2 * self.in_channels
+            and self._plain()
             and x.dtype in (torch.float32, torch.float64)
             and not autocasts(x.device)
             and formulation() != 'dense'
@@ -196,7 +195,7 @@ class NLBlock(NonLocalBlock):
     def _plain(self) -> bool:
         """Whether θ, φ and g are bare 1x1 convolutions of one input."""
         return not self.sub_sample and all(
-            is_plain(layer) for layer in (self.theta, self.phi, self.g)
+            linear_map(layer) for layer in (self.theta, self.phi, self.g)
         )
 
     def _affinity(self, x: Tensor, source: Tensor) -> Affinity:

@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import dispatch
-from .dispatch import at_least_float32
+from .dispatch import at_least_float32, nominal
 
 # Up to here one product of merged samples beats one product a sample, copy included.
 FEW_POSITIONS = 64
 
-# From so many multiplications on, a convolution beats a merged product without gradients.
+# Without gradients a convolution beats a merged product from here on.
 MANY_MULTIPLICATIONS = 2**25
 
 #: Weight (D, C) and bias (D,) or None of a map of channels.
@@ -64,14 +64,16 @@ def mix(
         if plus is None:
             return torch.bmm(values, weights.mT)
         return torch.baddbmm(plus, values, weights.mT)
-    if plus is not None and plus.ndim == 1:
+    if plus is None:
+        return torch.bmm(weights, values.mT).mT
+    if plus.ndim == 1:
         return torch.baddbmm(plus.unsqueeze(1), weights, values.mT).mT
     return channel_first_matmul(values, weights.mT, plus)
 
 
 def _merges(values: Tensor, weight: Tensor) -> bool:
     """Whether one product of all samples replaces one a sample."""
-    few = 1 < values.shape[0] and values.shape[1] <= FEW_POSITIONS
+    few = nominal(values.shape[0]) > 1 and values.shape[1] <= FEW_POSITIONS
     return few or _weight_gradient_is_large(values, weight)
 
 
@@ -83,7 +85,7 @@ def convolves(values: Tensor, weight: Tensor) -> bool:
     """
     if values.device.type != 'cpu':
         return False
-    batch, positions, _ = values.shape
+    batch, positions = nominal(values.shape[0]), values.shape[1]
     if not torch.is_grad_enabled():
         few = positions <= FEW_POSITIONS
         return few and batch * positions * weight.numel() >= MANY_MULTIPLICATIONS
@@ -106,7 +108,7 @@ def _weight_gradient_is_large(values: Tensor, weight: Tensor) -> bool:
 
 
 def scaled_product(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """``scale query keyᵀ`` (B, N, M), the factor inside the product: no pass over it."""
+    """``scale query keyᵀ`` (B, N, M) without a pass over it for the factor."""
     if scale == 1:
         return torch.bmm(query, key.mT)
     zero = query.new_zeros(1, 1, 1)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .affinity import Affinity
-from .dispatch import at_least_float32
+from .dispatch import at_least_float32, nominal
 
 
 def _sort(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -31,7 +31,7 @@ def _radix_sorts(rows: Tensor) -> bool:
     return (
         rows.device.type == 'cpu'
         and rows.dtype == torch.float32
-        and rows.numel() >= 2**15  # torch's own threshold
+        and nominal(rows.shape[0]) * rows.shape[1] >= 2**15  # torch's own threshold
     )
 
 
@@ -50,7 +50,7 @@ def _sums_above(threshold: Tensor, b: Tensor, values: Tensor) -> tuple[Tensor, T
     ordered, order = _sort(b)
     count = torch.searchsorted(-ordered, threshold.contiguous())
     end, any_passes = (count - 1).clamp_min(0), (count > 0).unsqueeze(2)
-    end += torch.arange(len(b), device=b.device).unsqueeze(1) * b.shape[1]
+    end += torch.arange(b.shape[0], device=b.device).unsqueeze(1) * b.shape[1]
     values = _take_rows(values, order)
     weighted = values * ordered.unsqueeze(2)
     plain = _take_rows(values.cumsum_(1), end).mul_(any_passes)
@@ -127,7 +127,7 @@ class ConcatAffinity(Affinity):
         return ConcatAffinity(self.a[:, index], self.b, self.scale)._dense()
 
     def _dense_is_cheaper(self, depth: int) -> bool:
-        batch, queries, keys = self.shape
+        batch, queries, keys = nominal(self.shape[0]), *self.shape[1:]
         # In passes over a pair: sorting and searching 100 a position, calls 65,000.
         sorting = batch * (queries + keys) * 100 + 65_000
         return batch * queries * keys < sorting and keys <= 1024

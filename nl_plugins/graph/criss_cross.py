@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .affinity import Affinity, check_pair
-from .dispatch import at_least_float32
+from .dispatch import at_least_float32, nominal
 from .tiles import LOG2_E, exponentials, spans, tile_rows
 
 
@@ -140,7 +140,7 @@ class CrissCrossAffinity(Affinity):
         return self._rows(torch.arange(self.shape[1], device=self.device))
 
     def _dense_is_cheaper(self, depth: int) -> bool:
-        batch, positions, _ = self.shape
+        batch, positions = nominal(self.shape[0]), self.shape[1]
         # A multiplication a channel, and about 100 for the softmax of a pair; rows and
         # columns copy their values, and cost some calls more however small they are.
         pair = self.query.shape[2] + depth + 100

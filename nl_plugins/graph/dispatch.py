@@ -69,6 +69,19 @@ def use_dense(affinity: Affinity, depth: int) -> bool:
     return affinity._dense_is_cheaper(depth)
 
 
+def is_open(size: int) -> bool:
+    """Whether a graph is being captured that serves any such size."""
+    return isinstance(size, torch.SymInt)
+
+
+def nominal(batch: int) -> int:
+    """The batch size that rules count with: 8 where it is open.
+
+    A rule that asked for an open size would bind the captured graph to its answer.
+    """
+    return 8 if is_open(batch) else batch
+
+
 def at_least_float32(tensor: Tensor) -> Tensor:
     """Half-precision tensors in float32: sums over positions overflow float16."""
     return tensor.float() if tensor.dtype in (torch.half, torch.bfloat16) else tensor

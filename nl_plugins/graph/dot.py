@@ -84,7 +84,9 @@ class DotAffinity(LowRankAffinity):
     def _dense_is_cheaper(self, depth: int) -> bool:
         _, queries, keys = self.shape
         width = self.query.shape[2]
-        return queries * keys * (width + depth) < width * depth * (queries + keys)
+        # Multiplications, and 18 rows of either side for calling two more products.
+        factors = (queries + keys) * (width * depth + 18 * (width + depth))
+        return queries * keys * (width + depth) < factors
 
     def transpose(self) -> DotAffinity:
         return DotAffinity(self.key, self.query, self.scale)

@@ -22,9 +22,8 @@ from .affinity import (
     concat_channels,
     mix,
 )
-from .dispatch import at_least_float32, formulation, full_precision
+from .dispatch import at_least_float32, formulation, full_precision, is_open
 from .dot import LowRankAffinity
-
 
 # A batch of larger matrices is not safe in torch.linalg.solve on a CPU.
 LARGEST_IN_A_BATCH = 64
@@ -256,7 +255,8 @@ def solve(matrix: Tensor, right: Tensor) -> Tensor:
     results, errors or never ends with more than one thread
     (https://github.com/pytorch/pytorch/issues/142815).
     """
-    if matrix.device.type != 'cpu' or matrix.shape[1] <= LARGEST_IN_A_BATCH:
+    batch, size, _ = matrix.shape
+    if matrix.device.type != 'cpu' or size <= LARGEST_IN_A_BATCH or is_open(batch):
         return torch.linalg.solve(matrix, right)
     return torch.stack([torch.linalg.solve(*pair) for pair in zip(matrix, right)])
 

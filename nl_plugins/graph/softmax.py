@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .affinity import Affinity, channel_first_matmul, check_pair, scaled_product
-from .dispatch import at_least_float32
+from .dispatch import at_least_float32, nominal
 from .tiles import SquareSoftmax, TiledReLU, TiledSoftmax
 
 
@@ -91,7 +91,9 @@ class SelfProduct(torch.autograd.Function):
 def self_product_pays(x: Tensor) -> bool:
     """Whether the product that SelfProduct saves costs more than calling it."""
     # The call takes as long as two million multiplications.
-    return torch.is_grad_enabled() and x.numel() * x.shape[1] >= 2**21
+    batch, positions, width = x.shape
+    products = nominal(batch) * positions**2 * width
+    return torch.is_grad_enabled() and products >= 2**21
 
 
 def matrix_pays(shape: tuple[int, int, int], width: int, device: torch.device) -> bool:

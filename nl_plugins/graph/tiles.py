@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .dispatch import nominal
+
 # Elements of one tile. On a CPU a tile stays in cache between the two products; a GPU
 # wants fewer, larger kernels. Fixed numbers keep results reproducible.
 TILE_ELEMENTS = {'cpu': 2**21, 'cuda': 2**26}
@@ -31,7 +33,7 @@ LOG2_E = math.log2(math.e)
 def tile_rows(batch: int, keys: int, device: torch.device) -> int:
     """Query positions a tile, from the sizes alone."""
     elements = TILE_ELEMENTS['cpu' if device.type == 'cpu' else 'cuda']
-    return max(MIN_ROWS, elements // max(1, batch * keys))
+    return max(MIN_ROWS, elements // max(1, nominal(batch) * keys))
 
 
 def spans(length: int, step: int) -> Iterator[slice]:

@@ -9,7 +9,8 @@ import torch
 from nl_plugins import graph
 from nl_plugins.analysis.memory import peak_memory
 from nl_plugins.compat.repair import release
-from nl_plugins.graph import softmax
+from nl_plugins.graph import concat, softmax
+from nl_plugins.graph.filters import built_once
 
 from .cases import CASES, grid_of, leaves
 
@@ -250,6 +251,43 @@ def test_criss_cross_is_dense_on_small_grids_alone(batch, grid, dense):
     query = torch.empty(batch, positions, 64, device='meta')
     affinity = graph.CrissCrossAffinity(query, query, grid)
     assert affinity._dense_is_cheaper(512) is dense
+
+
+@pytest.mark.parametrize(
+    'build, batch, positions, width, dense',
+    [
+        (graph.ConcatAffinity, 1, 4, None, True),
+        (graph.ConcatAffinity, 8, 196, None, True),
+        (graph.ConcatAffinity, 128, 256, None, False),
+        (graph.SymmetricAffinity, 1, 4, 16, True),
+        (graph.SymmetricAffinity, 32, 64, 32, True),
+        (graph.SymmetricAffinity, 128, 256, 16, False),
+        (graph.DotAffinity, 8, 196, 256, True),
+        (graph.DotAffinity, 8, 196, 32, False),
+    ],
+)
+def test_the_matrix_is_built_on_small_maps_alone(build, batch, positions, width, dense):
+    sizes = (batch, positions) if width is None else (batch, positions, width)
+    nodes = torch.empty(sizes, device='meta')
+    assert build(nodes, nodes)._dense_is_cheaper(width or 16) is dense
+
+
+def test_repeated_use_makes_the_matrix_worth_building():
+    nodes = torch.rand(8, 100, 32)
+    affinity = graph.SymmetricAffinity(nodes, nodes)
+    assert built_once(affinity, nodes, 1) is affinity
+    assert not isinstance(built_once(affinity, nodes, 8), graph.SymmetricAffinity)
+
+
+def test_many_rows_are_sorted_like_few():
+    rows = torch.randn(128, 256)
+    rows[:, ::3] = rows[:, 1:2]
+    rows[0, :4] = torch.tensor([0.0, -0.0, math.inf, -math.inf])
+    assert concat._radix_sorts(rows)
+    ordered, order = concat._sort(rows)
+    assert torch.equal(ordered, rows.sort(dim=1, descending=True)[0])
+    assert torch.equal(ordered, rows.flatten()[order])
+    assert torch.equal(order // 256, torch.arange(128)[:, None].expand(128, 256))
 
 
 def test_force_restores_and_refuses_other_names():

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from nl_plugins import graph
 from nl_plugins.graph import tiles
 from nl_plugins.graph.dot import projected_dot
+from nl_plugins.graph.filters import solve
 
 from .cases import CASES, grid_of, leaves
 
@@ -279,6 +280,31 @@ def test_rational_cayley(build, zoom):
     with graph.force('fast'):
         fast = value_and_gradients(applied, (query, key, values))
     assert_same(fast, value_and_gradients(by_matrix, (query, key, values)), **EXACT)
+
+
+@pytest.fixture
+def two_threads():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize('dtype', [torch.float64, torch.complex128])
+def test_batches_of_large_systems_are_solved(two_threads, dtype):
+    matrix = torch.randn(3, 200, 200, dtype=dtype)
+    right = torch.randn(3, 200, 4, dtype=dtype)
+    torch.testing.assert_close(matrix @ solve(matrix, right), right)
+
+
+def test_rational_cayley_of_high_rank(two_threads):
+    query, key, values = leaves(CASES[5], queries=200, width=80)
+    affinity = symmetric(query, key)
+    with graph.force('fast'):
+        fast = graph.cayley(affinity, values, zoom=2.5)
+    with graph.force('dense'):
+        dense = graph.cayley(affinity, values, zoom=2.5)
+    torch.testing.assert_close(torch.cat(fast, -1), torch.cat(dense, -1), **EXACT)
 
 
 def test_cayley_is_unitary_on_a_symmetric_graph():

@@ -78,3 +78,9 @@ def test_level_model_needs_a_config(benchmark, capsys):
     with pytest.raises(SystemExit):
         benchmark.parse_args(['model'])
     assert 'needs a CONFIG' in capsys.readouterr().err
+
+
+def test_options_are_json(benchmark, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.parse_args(['blocks', '--options', 'mode=gaussian'])
+    assert 'takes a JSON object such as' in capsys.readouterr().err

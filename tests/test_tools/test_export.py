@@ -64,7 +64,7 @@ def check(export, model, shape, path, dynamic_batch=False):
     fmt = 'onnx' if path.suffix == '.onnx' else 'torch_export'
     result = export.export(model, shape, fmt, path, dynamic_batch)
     assert sorted(file.name for file in path.parent.iterdir()) == [path.name]
-    for batch in (1, 5) if dynamic_batch else shape[:1]:
+    for batch in (1, 40) if dynamic_batch else shape[:1]:
         generator = torch.Generator().manual_seed(5)
         x = torch.randn(batch, *shape[1:], generator=generator)
         with torch.no_grad():
@@ -94,6 +94,15 @@ def test_any_number_of_samples(export, fmt, name, tmp_path):
     assert result.dense == [] and result.shapes[0] == (3, *SHAPES[ndim][1:])
 
 
+@pytest.mark.parametrize('shape', [(3, 256, 2, 2), (3, 32, 16, 16)])
+@pytest.mark.parametrize('name', [name for name in BLOCKS if 2 in BLOCKS[name].ndims])
+def test_no_rule_binds_the_number_of_samples(export, name, shape, tmp_path):
+    needs(export, 'torch_export')
+    options = {'mode': 'concatenation'} if name == 'NLBlock' else {}
+    block = export.block_of(name, options, shape)
+    check(export, block, shape, tmp_path / 'block.pt2', dynamic_batch=True)
+
+
 @pytest.mark.parametrize('ndim', [1, 3])
 def test_other_dimensions(export, ndim, tmp_path):
     needs(export, 'onnx')
@@ -117,7 +126,7 @@ def test_a_matrix_only_where_onnx_needs_it(export, fmt, tmp_path):
     model = TwoModes().eval()
     export.wake(model)
     path = tmp_path / f'model{export.FORMATS[fmt][0]}'
-    result = check(export, model, SHAPES[2], path)
+    result = check(export, model, (2, 16, 24, 24), path)
     assert result.dense == (['second'] if fmt == 'onnx' else [])
     if fmt == 'onnx':
         import onnx

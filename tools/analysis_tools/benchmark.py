@@ -315,8 +315,7 @@ def is_concat(module: nn.Module) -> bool:
 
 def block_rows(args: argparse.Namespace, rate: float):
     if args.block:
-        options = dict(json.loads(args.options))
-        cases = [(args.block, options, shape) for shape in args.shape or [CIFAR]]
+        cases = [(args.block, args.options, shape) for shape in args.shape or [CIFAR]]
     else:
         cases = SUITES[args.suite]
     for name, options, shape in cases:
@@ -435,6 +434,16 @@ def sizes(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(','))
 
 
+def json_object(text: str) -> dict:
+    try:
+        return dict(json.loads(text))
+    except (TypeError, ValueError):
+        example = '{"mode": "gaussian"}'
+        raise argparse.ArgumentTypeError(
+            f'takes a JSON object such as {example}, but got {text!r}'
+        ) from None
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -443,7 +452,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', nargs='?', help='config file, for level model')
     parser.add_argument('--suite', choices=SUITES, default='cifar')
     parser.add_argument('--block', choices=sorted(BLOCKS))
-    parser.add_argument('--options', default='{}', help='block options as JSON')
+    parser.add_argument(
+        '--options', type=json_object, default={}, help='block options as JSON'
+    )
     parser.add_argument('--shape', type=sizes, action='append', help='N,C,...')
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--threads', type=int, help='CPU threads')
