@@ -46,7 +46,7 @@ def mix(
 
     ``plus`` is anything that broadcasts to the result, a bias (D_out,) for one.
     With ``channels_last`` the channels of a position are neighbours in memory, as
-    fused attention and the selection of positions want them.
+    fused attention and the selection of positions want them; not on a small map.
     """
     convolve = convolves(values, weight)
     if convolve or _merges(values, weight):
@@ -59,8 +59,9 @@ def mix(
         return out if plus is None or bias is not None else out + plus
     # A matrix a sample, all at one address: torch.matmul would merge batch and
     # positions, which copies channel-first memory.
-    weights = weight.expand(values.shape[0], -1, -1)
-    if channels_last:
+    weights = weight.unsqueeze(0)  # the gradient of one sample's expand() is a copy
+    weights = weights.expand(values.shape[0], -1, -1)
+    if channels_last and values.shape[1] > FEW_POSITIONS:
         if plus is None:
             return torch.bmm(values, weights.mT)
         return torch.baddbmm(plus, values, weights.mT)
@@ -73,7 +74,9 @@ def mix(
 
 def _merges(values: Tensor, weight: Tensor) -> bool:
     """Whether one product of all samples replaces one a sample."""
-    few = nominal(values.shape[0]) > 1 and values.shape[1] <= FEW_POSITIONS
+    if nominal(values.shape[0]) == 1:
+        return False
+    few = values.shape[1] <= FEW_POSITIONS
     return few or _weight_gradient_is_large(values, weight)
 
 
