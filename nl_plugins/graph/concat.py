@@ -13,17 +13,21 @@ from .dispatch import at_least_float32, nominal
 
 def _sort(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Each row of (B, M) from its largest number, and from where: b M + m, (B, M)."""
-    batch, count = rows.shape
-    first = torch.arange(batch, device=rows.device).unsqueeze(1) * count
     if not _radix_sorts(rows):
         ordered, order = rows.sort(dim=-1, descending=True)
-        return ordered, order + first
+        return ordered, order + _first(rows)
     # Bits of a float, those of a negative one but the sign reversed, order as integers.
     bits = (-rows).view(torch.int32)
     bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
-    owner = torch.arange(batch).unsqueeze(1) << 32
+    owner = torch.arange(rows.shape[0]).unsqueeze(1) << 32
     order = (bits + (owner + 2**31)).flatten().argsort()
     return rows.flatten().index_select(0, order).view_as(rows), order.view_as(rows)
+
+
+def _first(rows: Tensor) -> Tensor:
+    """Where each row of (B, M) begins, b M, (B, 1)."""
+    batch, count = rows.shape
+    return torch.arange(batch, device=rows.device).unsqueeze(1) * count
 
 
 def _radix_sorts(rows: Tensor) -> bool:
@@ -50,7 +54,7 @@ def _sums_above(threshold: Tensor, b: Tensor, values: Tensor) -> tuple[Tensor, T
     ordered, order = _sort(b)
     count = torch.searchsorted(-ordered, threshold.contiguous())
     end, any_passes = (count - 1).clamp_min(0), (count > 0).unsqueeze(2)
-    end += torch.arange(b.shape[0], device=b.device).unsqueeze(1) * b.shape[1]
+    end += _first(b)
     values = _take_rows(values, order)
     weighted = values * ordered.unsqueeze(2)
     plain = _take_rows(values.cumsum_(1), end).mul_(any_passes)

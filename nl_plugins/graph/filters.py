@@ -200,7 +200,7 @@ def cayley(
     dtype, depth = values.dtype, values.shape[2]
     with full_precision(values.device):
         values = at_least_float32(values)
-        if _matrix_is_solved(affinity):
+        if _matrix_is_solved(affinity):  # one matrix for every power
             affinity = MatrixAffinity(affinity._dense())
         # One complex signal is two real ones side by side: A is real.
         signal = concat_channels(values, torch.zeros_like(values))
@@ -224,7 +224,7 @@ def _matrix_is_solved(affinity: Affinity) -> bool:
 def _resolvent(affinity: Affinity, signal: Tensor, zoom: float) -> Tensor:
     """``(hL + iI)^-1`` of a complex signal, ``hL + iI = alpha I - h A``."""
     alpha = complex(zoom, 1)
-    if _matrix_is_solved(affinity):
+    if isinstance(affinity, MatrixAffinity):
         return _solve(affinity._dense(), signal, alpha, zoom)
     if isinstance(affinity, LowRankAffinity):
         left = affinity.left
