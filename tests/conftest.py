@@ -31,6 +31,15 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture
+def threads(request):
+    """Run a test in ``request.param`` threads: parametrise it indirectly."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(autouse=True, scope='session')
 def read_upstream_metafiles_once():
     """A base ``'mmseg::...'`` reads every metafile of its package, each time anew."""

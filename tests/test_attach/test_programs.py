@@ -134,16 +134,9 @@ def _gradients_of_ddp(net, x):
     }
 
 
-@pytest.fixture
-def one_thread():
-    """As in the processes: another order of summing decides a ReLU at 0 otherwise."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_two_processes_average_the_gradients_of_the_blocks(tmp_path, one_thread):
+# One as in the processes: another order of summing decides a ReLU at 0 otherwise.
+@pytest.mark.parametrize('threads', [1], indirect=True)
+def test_two_processes_average_the_gradients_of_the_blocks(tmp_path, threads):
     for scope in ('mmpretrain', 'mmseg', 'mmaction'):
         pytest.importorskip(scope)
     names, out = list(SHORT), str(tmp_path / 'gradients')

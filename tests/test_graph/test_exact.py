@@ -282,22 +282,19 @@ def test_rational_cayley(build, zoom):
     assert_same(fast, value_and_gradients(by_matrix, (query, key, values)), **EXACT)
 
 
-@pytest.fixture
-def two_threads():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
+two_threads = pytest.mark.parametrize('threads', [2], indirect=True)
 
 
+@two_threads
 @pytest.mark.parametrize('dtype', [torch.float64, torch.complex128])
-def test_batches_of_large_systems_are_solved(two_threads, dtype):
+def test_batches_of_large_systems_are_solved(threads, dtype):
     matrix = torch.randn(3, 200, 200, dtype=dtype)
     right = torch.randn(3, 200, 4, dtype=dtype)
     torch.testing.assert_close(matrix @ solve(matrix, right), right)
 
 
-def test_rational_cayley_of_high_rank(two_threads):
+@two_threads
+def test_rational_cayley_of_high_rank(threads):
     query, key, values = leaves(CASES[5], queries=200, width=80)
     affinity = symmetric(query, key)
     with graph.force('fast'):

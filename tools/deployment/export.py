@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import logging
 import os
 import re
@@ -43,6 +42,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'analysis_tools'))
 
+from benchmark import json_object
 from get_flops import input_shape
 
 import nl_plugins  # noqa: F401  (repairs upstream before mm packages are imported)
@@ -392,7 +392,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', nargs='?', help='its weights')
     parser.add_argument('--block', help='a block instead of a config')
     parser.add_argument(
-        '--options', type=json.loads, default={}, help="the block's options as JSON"
+        '--options', type=json_object, default={}, help="the block's options as JSON"
     )
     parser.add_argument(
         '--shape',
