@@ -8,12 +8,20 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, ConcatAffinity, DotAffinity, SoftmaxAffinity
-from ..graph.affinity import LinearMap, channel_first_matmul, mix
-from ..graph.dispatch import autocasts, formulation
+from ..graph.affinity import (
+    LinearMap,
+    channel_first_matmul,
+    convolves,
+    merges,
+    mix,
+    scaled_product,
+)
+from ..graph.dispatch import autocasts, formulation, nominal
 from ..graph.dot import projected_dot
 from .base import (
     NonLocalBlock,
@@ -27,6 +35,11 @@ from .base import (
 MODES = ('gaussian', 'embedded_gaussian', 'dot_product', 'concatenation')
 ORDERS = ('conv_pool', 'pool_conv')
 SCALES = (False, True, 'inverted')
+
+# Of one map of up to so many values torch's convolution is a matrix product, without
+# the copies of a oneDNN primitive; and the affinity of so many positions is small.
+MOST_VALUES = 20480
+MOST_POSITIONS = 512
 
 
 @MODELS.register_module()
@@ -112,7 +125,8 @@ class NLBlock(NonLocalBlock):
         self.sub_sample = sub_sample
         self.pool_first = sub_sample and sub_sample_order == 'pool_conv'
         width = self.inner_channels
-        self.scale = logit_scale(use_scale, width)
+        embedded = mode == 'embedded_gaussian'
+        self.scale = logit_scale(use_scale, width) if embedded else 1.0
         if out_bias is None:
             out_bias = self.norm_cfg is None
 
@@ -147,6 +161,8 @@ class NLBlock(NonLocalBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
+        if self._calls_dominate(x):
+            return x + self.conv_out(self._filtered(x))
         if self._folds(x):
             maps = map(linear_map, (self.theta, self.phi, self.g))
             slope, constant = projected_dot(tokens(x), *maps, matrix(self.conv_out))
@@ -180,6 +196,50 @@ class NLBlock(NonLocalBlock):
                 f'NLBlock with sub_sample=True halves the map, so each pooled size '
                 f'must be at least 2, but got {tuple(x.shape)}'
             )
+
+    def _calls_dominate(self, x: Tensor) -> bool:
+        """Whether the layers one by one are as fast, so that fewer calls win.
+
+        On a CPU: one small map, or several where the products are convolutions anyway.
+        """
+        if (
+            formulation() != 'auto'
+            or x.dtype not in (torch.float32, torch.float64)
+            or self.conv_out.with_activation
+            or x.device.type != 'cpu'
+            or autocasts(x.device)
+        ):
+            return False
+        if nominal(x.shape[0]) > 1:
+            if torch.is_grad_enabled():
+                return False
+            return convolves(tokens(x), matrix(self.conv_out))
+        positions = math.prod(x.shape[2:])
+        # Before a pool g is called anyway, and conv_out reads fewer channels than x.
+        called = self.mode == 'gaussian' and self.sub_sample and not self.pool_first
+        width = self.inner_channels if called else self.in_channels
+        if positions > MOST_POSITIONS or positions * width > MOST_VALUES:
+            return False
+        return self.in_channels < 512 or not merges(tokens(x), matrix(self.conv_out))
+
+    def _filtered(self, x: Tensor) -> Tensor:
+        """``A g(x)`` (B, C', *S), layer by layer as in the paper."""
+        source = self.pool(x) if self.pool_first else x
+        g = self.g(source).flatten(2)
+        if self.mode == 'gaussian':
+            key = self._pooled(x, source) if self.sub_sample else x
+            query, key = tokens(x), key.flatten(2)
+        else:
+            query, key = tokens(self.theta(x)), self.phi(source).flatten(2)
+        if self.mode == 'concatenation':
+            first, second = self._score_weights()
+            a = F.linear(query, first, self.concat_project.conv.bias)
+            weights = (a + second @ key).relu() / g.shape[2]
+        elif self.mode == 'dot_product':
+            weights = torch.bmm(query, key) / g.shape[2]
+        else:
+            weights = scaled_product(query, key.mT, self.scale).softmax(-1)
+        return torch.bmm(g, weights.mT).view(x.shape[0], -1, *x.shape[2:])
 
     def _folds(self, x: Tensor) -> bool:
         """Whether the dot product goes through the Gram matrix of the channels."""

@@ -15,8 +15,13 @@ from .dispatch import at_least_float32, nominal
 # Up to here one product of merged samples beats one product a sample, copy included.
 FEW_POSITIONS = 64
 
-# Without gradients a convolution beats a merged product from here on.
+# With fewer, a large `weight @ columns` takes twice as long as `rows @ weightᵀ`.
+FEW_COLUMNS = 16
+
+# Without gradients a convolution beats a merged product from here on, by the work or
+# by the size of the weight.
 MANY_MULTIPLICATIONS = 2**25
+LARGE_WEIGHT = 2**19
 
 #: Weight (D, C) and bias (D,) or None of a map of channels.
 LinearMap = tuple[Tensor, Tensor | None]
@@ -49,7 +54,7 @@ def mix(
     fused attention and the selection of positions want them; not on a small map.
     """
     convolve = convolves(values, weight)
-    if convolve or _merges(values, weight):
+    if convolve or merges(values, weight):
         bias = plus if plus is not None and plus.ndim == 1 else None
         if convolve:
             out = F.conv1d(values.mT, weight.unsqueeze(2), bias).mT
@@ -72,12 +77,12 @@ def mix(
     return channel_first_matmul(values, weights.mT, plus)
 
 
-def _merges(values: Tensor, weight: Tensor) -> bool:
-    """Whether one product of all samples replaces one a sample."""
-    if nominal(values.shape[0]) == 1:
-        return False
-    few = values.shape[1] <= FEW_POSITIONS
-    return few or _weight_gradient_is_large(values, weight)
+def merges(values: Tensor, weight: Tensor) -> bool:
+    """Whether :func:`mix` takes the positions of all samples as rows of one product."""
+    batch, positions = nominal(values.shape[0]), values.shape[1]
+    if batch == 1:
+        return positions < FEW_COLUMNS and weight.numel() >= 2**15
+    return positions <= FEW_POSITIONS or _weight_gradient_is_large(values, weight)
 
 
 def convolves(values: Tensor, weight: Tensor) -> bool:
@@ -90,13 +95,14 @@ def convolves(values: Tensor, weight: Tensor) -> bool:
         return False
     batch, positions = nominal(values.shape[0]), values.shape[1]
     if not torch.is_grad_enabled():
-        few = positions <= FEW_POSITIONS
-        return few and batch * positions * weight.numel() >= MANY_MULTIPLICATIONS
+        large = weight.numel() >= LARGE_WEIGHT
+        many = batch * positions * weight.numel() >= MANY_MULTIPLICATIONS
+        return positions <= FEW_POSITIONS and (many or (large and batch > 1))
     return (
         batch >= 8
         and weight.numel() > 2**14
         and values.stride(1) == 1
-        and _merges(values, weight)
+        and merges(values, weight)
     )
 
 

@@ -65,6 +65,8 @@ def chebyshev(
         )
     if len(weights) > 2:
         affinity = built_once(affinity, values, len(weights) - 1)
+    if isinstance(affinity, MatrixAffinity):
+        return _matrix_chebyshev(affinity, values, weights)
     if _low_rank_pays(affinity, values, len(weights) - 1):
         return _low_rank_chebyshev(affinity, values, weights)
     *weights, last = weights
@@ -95,6 +97,25 @@ def built_once(affinity: Affinity, values: Tensor, times: int) -> Affinity:
         with full_precision(values.device):
             return MatrixAffinity(affinity._dense())
     return affinity
+
+
+def _matrix_chebyshev(
+    affinity: MatrixAffinity, values: Tensor, weights: Sequence[Tensor | None]
+) -> Tensor:
+    """The filter for a matrix: 2 A T_{k-1} - T_{k-2} in one call each."""
+    dtype = values.dtype
+    with full_precision(values.device):
+        matrix, current = affinity._dense().mT, at_least_float32(values).mT
+        previous, out = None, None
+        for order, weight in enumerate(weights):
+            if order == 1:
+                previous, current = current, torch.bmm(current, matrix)
+            elif order > 1:
+                term = torch.baddbmm(previous, current, matrix, beta=-1, alpha=2)
+                previous, current = current, term
+            if weight is not None:
+                out = mix(current.mT, weight.to(current.dtype), out)
+    return out.to(dtype)
 
 
 def _low_rank_pays(affinity: Affinity, values: Tensor, order: int) -> bool:

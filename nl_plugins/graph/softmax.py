@@ -9,7 +9,10 @@ from torch import Tensor
 
 from .affinity import Affinity, channel_first_matmul, check_pair, scaled_product
 from .dispatch import at_least_float32, nominal
-from .tiles import SquareSoftmax, TiledReLU, TiledSoftmax
+from .tiles import SQUARE, SquareSoftmax, TiledReLU, TiledSoftmax
+
+# Up to so many weights, those of all samples, no kernel is faster than the matrix.
+SMALL_MATRIX = 400_000
 
 
 class SoftmaxAffinity(Affinity):
@@ -42,7 +45,10 @@ class SoftmaxAffinity(Affinity):
         return scaled_product(query, key, self.scale).softmax(-1)
 
     def _dense_is_cheaper(self, depth: int) -> bool:
-        return matrix_pays(self.shape, self.query.shape[2], self.device)
+        if matrix_pays(self.shape, self.query.shape[2], self.device):
+            return True
+        one_tile = self.shape[1] <= SQUARE and not torch.is_grad_enabled()
+        return one_tile and self.query is self.key and square_pays(self.device)
 
     def _apply(self, values: Tensor) -> Tensor:
         width, depth = self.query.shape[2], values.shape[2]
@@ -100,11 +106,15 @@ def matrix_pays(shape: tuple[int, int, int], width: int, device: torch.device) -
     """Whether building all the weights beats recomputing them in the backward pass.
 
     Few keys and wide channels: the matrix fits the cache and dense products run at
-    full speed. The bound on M keeps memory linear in N. Measurements behind the CPU
-    rule: docs/en/benchmarks.md; the CUDA rule follows from launch counts alone.
+    full speed; so it does where it is small. The bounds on M keep memory linear in N.
+    Measurements behind the CPU rule: docs/en/benchmarks.md; the CUDA rule follows from
+    launch counts alone.
     """
-    keys = shape[2]
-    return keys <= (256 if device.type == 'cuda' else min(4 * width, 2047))
+    batch, queries, keys = shape
+    if device.type == 'cuda':
+        return keys <= 256
+    small = nominal(batch) * queries * keys <= SMALL_MATRIX
+    return keys <= 2047 and (small or keys <= 4 * width)
 
 
 def fused_kernel_takes(width: int, depth: int, device: torch.device) -> bool:
