@@ -68,6 +68,7 @@ class ARMANLBlock(GraphFilterBlock):
         self.num_iterations = num_iterations
         self.num_stacks = num_stacks
         self.nonlinear = nonlinear
+        self.num_products = num_iterations * num_stacks
         self.add_units()
 
     def extend_unit(self, unit: nn.Module) -> None:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ..graph import Affinity, cayley, laplacian
 from ..graph.affinity import concat_channels, mix
-from ..graph.filters import built_once
 from .base import matrix
 from .graph_filter import GraphFilterBlock
 
@@ -80,6 +79,8 @@ class CayleyNLBlock(GraphFilterBlock):
         self.rational = rational
         self.order = order
         self.zoom = zoom
+        # The rational filter chooses between matrix and factors for itself.
+        self.num_products = 0 if rational else 2
         if rational:
             self.add_units(num_terms=2 * order + 1)
         else:
@@ -97,7 +98,6 @@ class CayleyNLBlock(GraphFilterBlock):
             terms = cayley(affinity, values, self.order, self.zoom)
             return mix(concat_channels(*terms), weight)
         first, second = weight.chunk(2, dim=1)
-        affinity = built_once(affinity, values, 2)
         twice = laplacian(affinity, laplacian(affinity, values))
         hidden = mix(values, matrix(unit.conv_h).to(values.dtype), twice)
         return mix(hidden, second, mix(values, first))

@@ -75,6 +75,7 @@ class ChebyshevNLBlock(GraphFilterBlock):
         self.order = order
         self.stable = stable
         self.zero_order = zero_order
+        self.num_products = 1 if stable else order
         self.add_units(num_terms=order + zero_order)
 
     def filter(

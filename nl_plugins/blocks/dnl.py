@@ -153,7 +153,7 @@ class DNLBlock(GraphFilterBlock):
         weight = matrix(unit.conv_out)
         # The unary term is the same for every query, so one is enough.
         unary = self._unary(x, unit, 1).apply(values, weight)
-        return affinity.apply(values, weight) + unary
+        return affinity.apply(values, weight, unary)
 
     def pairwise(self, pair: Tensor) -> Affinity:
         if self.definition == 'snl':

@@ -51,6 +51,8 @@ class GraphFilterBlock(NonLocalBlock):
         ValueError: If an option is outside its choices.
     """
 
+    num_products = 1  # how often the filter of a unit applies the affinity
+
     def __init__(
         self,
         in_channels: int,
@@ -135,8 +137,9 @@ class GraphFilterBlock(NonLocalBlock):
             channels_last=self.affinity_type == 'softmax',
         )
         affinity = self.pairwise(pair)
-        if others:
-            affinity = built_once(affinity, g, self.num_units * self.num_terms)
+        times = self.num_units * self.num_products
+        if times > 1:
+            affinity = built_once(affinity, g, times)
         filtered = self.filter(affinity, g, first, x)
         del pair, g  # the maps are as large as x: let them go before the norm
         if not others:

@@ -220,7 +220,9 @@ class NLBlock(NonLocalBlock):
         width = self.inner_channels if called else self.in_channels
         if positions > MOST_POSITIONS or positions * width > MOST_VALUES:
             return False
-        return self.in_channels < 512 or not merges(tokens(x), matrix(self.conv_out))
+        if self.in_channels < 512:
+            return True
+        return not (self.pool_first or merges(tokens(x), matrix(self.conv_out)))
 
     def _filtered(self, x: Tensor) -> Tensor:
         """``A g(x)`` (B, C', *S), layer by layer as in the paper."""

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -95,9 +97,10 @@ def convolves(values: Tensor, weight: Tensor) -> bool:
         return False
     batch, positions = nominal(values.shape[0]), values.shape[1]
     if not torch.is_grad_enabled():
-        large = weight.numel() >= LARGE_WEIGHT
+        large = batch > 1 and weight.numel() >= LARGE_WEIGHT
         many = batch * positions * weight.numel() >= MANY_MULTIPLICATIONS
-        return positions <= FEW_POSITIONS and (many or (large and batch > 1))
+        few = positions <= FEW_POSITIONS and values.stride(1) == 1
+        return few and (many or large)
     return (
         batch >= 8
         and weight.numel() > 2**14
@@ -198,8 +201,8 @@ class Affinity:
         Args:
             values (Tensor): (B, M, D).
             weight (Tensor, optional): (D_out, D), a 1x1 convolution that follows.
-            plus (Tensor, optional): (B, N, D_out), what the result is added to; with
-                gradients off its memory may hold the result afterwards.
+            plus (Tensor, optional): (B, N or 1, D_out), what the result is added to;
+                with gradients off its memory may hold the result afterwards.
 
         Returns:
             Tensor: (B, N, D), or (B, N, D_out) with ``weight``.
@@ -228,6 +231,12 @@ class Affinity:
             if plus is not None:
                 out = out + plus
         return out.to(dtype)
+
+    def _product(self, values: Tensor) -> Tensor:
+        """``A @ values`` of checked values of at least float32, by the cheaper way."""
+        if dispatch.use_dense(self, values.shape[2]):
+            return channel_first_matmul(self._dense(), values)
+        return self._apply(values)
 
     def dense(self) -> Tensor:
         """The matrix itself, (B, N, M)."""
@@ -293,13 +302,13 @@ class SumAffinity(Affinity):
         self.device = terms[0].device
 
     def _dense(self) -> Tensor:
-        return sum(term._dense() for term in self.terms)
+        return reduce(operator.add, (term._dense() for term in self.terms))
 
     def _rows(self, index: Tensor) -> Tensor:
-        return sum(term._rows(index) for term in self.terms)
+        return reduce(operator.add, (term._rows(index) for term in self.terms))
 
     def _apply(self, values: Tensor) -> Tensor:
-        return sum(term.apply(values) for term in self.terms)
+        return reduce(operator.add, (term._product(values) for term in self.terms))
 
     def transpose(self) -> Affinity:
         return SumAffinity(*(term.transpose() for term in self.terms))

@@ -94,8 +94,9 @@ class CrissCross(torch.autograd.Function):
 def _row_spans(query: Tensor, values: Tensor) -> list[slice]:
     batch, height, width, _ = query.shape
     rows = tile_rows(batch, height + width, query.device) // width
-    # No tile larger than what comes in: memory stays linear on small maps too.
-    largest = max(query[0].numel(), values[0].numel())
+    # No tile larger than what comes in: memory stays linear on small maps too. But a
+    # quarter of a MiB is nothing, and a call for less than that is.
+    largest = max(query[0].numel(), values[0].numel(), 2**16 // nominal(batch))
     rows = min(rows, largest // (width * (height + width)))
     return list(spans(height, max(1, rows)))
 
@@ -141,12 +142,13 @@ class CrissCrossAffinity(Affinity):
 
     def _dense_is_cheaper(self, depth: int) -> bool:
         batch, positions = nominal(self.shape[0]), self.shape[1]
+        # Rows and columns cost more calls, however small they are.
+        few = positions <= 130 + 400 / (batch + 2)
         # A multiplication a channel, and about 100 for the softmax of a pair; rows and
-        # columns copy their values, and cost some calls more however small they are.
+        # columns copy their values.
         pair = self.query.shape[2] + depth + 100
-        crossing = positions * (sum(self.grid) * pair + 224 * depth)
-        dense = positions**2 * pair
-        return positions <= 1024 and batch * dense < batch * crossing + 6_000_000
+        crossing = sum(self.grid) * pair + 224 * depth
+        return few or (positions <= 1024 and positions * pair < crossing)
 
     def _apply(self, values: Tensor) -> Tensor:
         query, key = at_least_float32(self.query), at_least_float32(self.key)

@@ -315,6 +315,14 @@ class UnaryAffinity(LowRankAffinity):
     def _apply(self, values: Tensor) -> Tensor:
         return self.context(values).expand(-1, self.shape[1], -1)
 
+    def _apply_weighted(
+        self, values: Tensor, weight: Tensor, plus: Tensor | None
+    ) -> Tensor:
+        out = mix(self.context(values), weight)
+        if plus is not None:
+            return out + plus
+        return out.expand(-1, self.shape[1], -1)
+
     def _dense(self) -> Tensor:
         return at_least_float32(self.weights).unsqueeze(1).expand(*self.shape)
 

@@ -236,6 +236,45 @@ def test_formula_with_more_options(name, options):
     assert_parity(name, options, 'odd_sizes', 2, training=True)
 
 
+ONE_MAP = grid(
+    mode=['gaussian', 'embedded_gaussian', 'dot_product', 'concatenation'],
+    sub_sample=[False, True],
+    sub_sample_order=['conv_pool', 'pool_conv'],
+    concat_bias=[True, False],
+    act_cfg=[None, dict(type='ReLU')],
+)
+
+
+@pytest.mark.parametrize('options', ONE_MAP)
+@pytest.mark.parametrize('ndim', [1, 2, 3])
+def test_one_map_of_a_non_local_block(options, ndim):
+    block, x = build(BLOCKS['NLBlock'], options, ndim), make_input('batch_of_one', ndim)
+    assert block._calls_dominate(x) == (options['act_cfg'] is None)
+    assert_parity('NLBlock', options, 'batch_of_one', ndim, training=False)
+
+
+@pytest.mark.parametrize('options', ONE_MAP[::2])
+@pytest.mark.parametrize('shape', [(2, 1024, 3, 2), (1, 512, 2, 2), (1, 256, 5, 4)])
+def test_wide_maps_without_gradients(options, shape):
+    torch.manual_seed(0)
+    block = BLOCKS['NLBlock'](shape[1], **options).double()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter, std=shape[1] ** -0.5)
+    x = torch.randn(shape, dtype=torch.double)
+    with torch.no_grad():
+        actual = block(x)
+        expected = ref.nl(
+            block,
+            x.flatten(2),
+            shape[2:],
+            options['mode'],
+            block.scale,
+            options['sub_sample'],
+            options['sub_sample_order'] == 'pool_conv',
+        )
+    assert_same([actual], [expected.reshape(shape)])
+
+
 @pytest.mark.parametrize('size', [(5, 6), (4, 4), (1, 1), (1, 5), (4, 1)])
 @pytest.mark.parametrize('shared', [True, False])
 def test_criss_cross_on_thin_maps(size, shared):

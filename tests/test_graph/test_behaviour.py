@@ -232,7 +232,19 @@ def test_dense_where_dense_wins_and_never_for_many_keys():
     assert rule((1, 196, 196), 512, cpu)
     assert not rule((1, 8192, 8192), 512, cpu)
     assert not rule((1, 4096, 4096), 4096, cpu)
-    assert not rule((1, 256, 256), 16, cpu)
+    assert not rule((8, 256, 256), 16, cpu)
+    assert rule((1, 256, 256), 16, cpu)
+    assert not rule((1, 1, 4096), 16, cpu)
+
+
+@pytest.mark.parametrize('positions, dense', [(400, True), (600, False)])
+def test_one_tile_of_self_attention_is_the_matrix(positions, dense):
+    nodes = torch.empty(8, positions, 16, device='meta')
+    affinity = graph.SoftmaxAffinity(nodes, nodes)
+    affinity.device = torch.device('cpu')
+    with torch.no_grad():
+        assert affinity._dense_is_cheaper(16) is dense
+    assert not affinity._dense_is_cheaper(16)
 
 
 @pytest.mark.parametrize(
@@ -240,6 +252,7 @@ def test_dense_where_dense_wins_and_never_for_many_keys():
     [
         (1, (2, 2), True),
         (64, (7, 7), True),
+        (2, (15, 15), True),
         (32, (14, 14), True),
         (8, (28, 28), False),
         (1, (97, 97), False),
@@ -273,10 +286,16 @@ def test_the_matrix_is_built_on_small_maps_alone(build, batch, positions, width,
 
 
 def test_repeated_use_makes_the_matrix_worth_building():
-    nodes = torch.rand(8, 100, 32)
-    affinity = graph.SymmetricAffinity(nodes, nodes)
-    assert built_once(affinity, nodes, 1) is affinity
-    assert not isinstance(built_once(affinity, nodes, 8), graph.SymmetricAffinity)
+    def is_built(positions, times):
+        nodes = torch.rand(8, positions, 16)
+        affinity = graph.SymmetricAffinity(nodes, nodes)
+        return built_once(affinity, nodes, times) is not affinity
+
+    assert [is_built(100, times) for times in (1, 2, 8)] == [False, True, True]
+    assert [is_built(150, times) for times in (1, 2, 8)] == [False, False, True]
+    assert not is_built(400, 8)
+    with graph.force('fast'):
+        assert not is_built(100, 8)
 
 
 def test_many_rows_are_sorted_like_few():

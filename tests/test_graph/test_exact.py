@@ -194,7 +194,8 @@ def dot_affinity(query, key):
 
 @pytest.mark.parametrize('build', [symmetric, dot_affinity, softmax_affinity])
 @pytest.mark.parametrize('order', [0, 1, 2, 4])
-def test_chebyshev(build, order):
+@pytest.mark.parametrize('formulation', ['fast', 'dense', 'auto'])
+def test_chebyshev(build, order, formulation):
     query, key, values = leaves(CASES[5], queries=9)
     weights = [torch.randn(4, 6, dtype=torch.float64) for _ in range(order + 1)]
     if order == 4:
@@ -215,9 +216,9 @@ def test_chebyshev(build, order):
             if weight is not None
         )
 
-    with graph.force('fast'):
-        fast = value_and_gradients(applied, (query, key, values))
-    assert_same(fast, value_and_gradients(by_matrix, (query, key, values)), **EXACT)
+    with graph.force(formulation):
+        actual = value_and_gradients(applied, (query, key, values))
+    assert_same(actual, value_and_gradients(by_matrix, (query, key, values)), **EXACT)
 
 
 def test_laplacian():
