@@ -218,7 +218,7 @@ class NonLocalBlock(BaseModule):
                 else tokens(group[0](x))
                 for group in groups
             ]
-        return joint(tokens(x), [join(group) for group in maps], channels_last)
+        return joint(tokens(x), maps, channels_last)
 
     def output(
         self, x: Tensor, filtered: Tensor, conv_out: nn.Module | None = None
@@ -321,15 +321,24 @@ def join(maps: list[LinearMap]) -> LinearMap:
     return torch.cat(weights), torch.cat(biases)
 
 
-def joint(x: Tensor, maps: list[LinearMap], channels_last: bool) -> list[Tensor]:
-    """Each linear map of x (B, N, C), in one product where that pays.
+def joint(
+    x: Tensor, groups: list[list[LinearMap]], channels_last: bool
+) -> list[Tensor]:
+    """The linear maps of x (B, N, C) of each group side by side.
 
-    See :func:`mix` for ``channels_last``.
+    In one product where that pays; see :func:`mix` for ``channels_last``.
     """
-    widths = [weight.shape[0] for weight, _ in maps]
-    if not _one_product_pays(x, sum(widths)) or convolves(x, maps[0][0]):
-        return [mix(x, *linear, channels_last=channels_last) for linear in maps]
-    joined = mix(x, *join(maps), channels_last=channels_last)
+
+    def side_by_side(maps: list[LinearMap]) -> Tensor:
+        width = sum(weight.shape[0] for weight, _ in maps)
+        if len(maps) == 1 or _one_product_pays(x, width):
+            return mix(x, *join(maps), channels_last=channels_last)
+        return concat_channels(*(mix(x, *linear) for linear in maps))
+
+    widths = [sum(weight.shape[0] for weight, _ in maps) for maps in groups]
+    if not _one_product_pays(x, sum(widths)) or convolves(x, groups[0][0][0]):
+        return [side_by_side(maps) for maps in groups]
+    joined = side_by_side([linear for maps in groups for linear in maps])
     return list(joined.split_with_sizes(widths, dim=-1))
 
 

@@ -170,8 +170,8 @@ class NLBlock(NonLocalBlock):
         source = self.pool(x) if self.pool_first else x
         if self.mode == 'concatenation' and self._plain():
             first, second = self._score_weights()
-            maps = [compose(first, self.theta), compose(second, self.phi)]
-            g, a, b = joint(tokens(x), [linear_map(self.g), *maps], True)
+            scores = [[compose(first, self.theta)], [compose(second, self.phi)]]
+            g, a, b = joint(tokens(x), [[linear_map(self.g)], *scores], True)
             affinity = self._from_scores(a, b)
         elif self.mode in ('gaussian', 'concatenation'):
             affinity = self._affinity(x, source)
@@ -211,7 +211,8 @@ class NLBlock(NonLocalBlock):
         ):
             return False
         if nominal(x.shape[0]) > 1:
-            if torch.is_grad_enabled():
+            # The scores' weights, joined to θ and φ, are less than a convolution.
+            if torch.is_grad_enabled() or self.mode == 'concatenation':
                 return False
             return convolves(tokens(x), matrix(self.conv_out))
         positions = math.prod(x.shape[2:])

@@ -87,6 +87,11 @@ def merges(values: Tensor, weight: Tensor) -> bool:
     return positions <= FEW_POSITIONS or _weight_gradient_is_large(values, weight)
 
 
+def mixes_rows(values: Tensor, weight: Tensor) -> bool:
+    """Whether :func:`mix` reads a product of ``values`` best position by position."""
+    return values.stride(2) == 1 and merges(values, weight)
+
+
 def convolves(values: Tensor, weight: Tensor) -> bool:
     """Whether :func:`mix` is a convolution, which copies no map: wide ones on a CPU.
 
@@ -99,8 +104,9 @@ def convolves(values: Tensor, weight: Tensor) -> bool:
     if not torch.is_grad_enabled():
         large = batch > 1 and weight.numel() >= LARGE_WEIGHT
         many = batch * positions * weight.numel() >= MANY_MULTIPLICATIONS
-        few = positions <= FEW_POSITIONS and values.stride(1) == 1
-        return few and (many or large)
+        # It would copy a map of other strides, and part of a weight.
+        as_is = values.stride(1) == 1 and weight.is_contiguous()
+        return positions <= FEW_POSITIONS and as_is and (many or large)
     return (
         batch >= 8
         and weight.numel() > 2**14
@@ -221,9 +227,14 @@ class Affinity:
             if plus is not None:
                 plus = plus.to(values.dtype)
             if dense:
-                out = channel_first_matmul(self._dense(), values)
-                if weight is not None:
-                    out, plus = mix(out, weight, plus), None
+                if weight is None:
+                    out = channel_first_matmul(self._dense(), values)
+                else:
+                    multiply = torch.bmm
+                    if not mixes_rows(values, weight):
+                        multiply = channel_first_matmul
+                    out = mix(multiply(self._dense(), values), weight, plus)
+                    plus = None
             elif weight is None:
                 out = self._apply(values)
             else:

@@ -21,6 +21,7 @@ from .affinity import (
     channel_first_matmul,
     concat_channels,
     mix,
+    mixes_rows,
 )
 from .dispatch import at_least_float32, formulation, full_precision, is_open, nominal
 from .dot import LowRankAffinity
@@ -111,16 +112,22 @@ def _matrix_chebyshev(
     """The filter for a matrix: 2 A T_{k-1} - T_{k-2} in one call each."""
     dtype = values.dtype
     with full_precision(values.device):
-        matrix, current = affinity._dense().mT, at_least_float32(values).mT
+        matrix, current = affinity._dense(), at_least_float32(values)
+        rows = mixes_rows(current, next(w for w in weights if w is not None))
+        if not rows:
+            matrix, current = matrix.mT, current.mT
         previous, out = None, None
         for order, weight in enumerate(weights):
-            if order == 1:
-                previous, current = current, torch.bmm(current, matrix)
-            elif order > 1:
-                term = torch.baddbmm(previous, current, matrix, beta=-1, alpha=2)
+            if order:
+                pair = (matrix, current) if rows else (current, matrix)
+                if order == 1:
+                    term = torch.bmm(*pair)
+                else:
+                    term = torch.baddbmm(previous, *pair, beta=-1, alpha=2)
                 previous, current = current, term
             if weight is not None:
-                out = mix(current.mT, weight.to(current.dtype), out)
+                term = current if rows else current.mT
+                out = mix(term, weight.to(term.dtype), out)
     return out.to(dtype)
 
 
