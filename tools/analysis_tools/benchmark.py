@@ -422,6 +422,7 @@ def plot(rows: list[Row], path: Path) -> None:
     figure.tight_layout()
     temporary = path.with_name(path.name + '.tmp')
     figure.savefig(temporary, dpi=110, format='png')
+    plt.close(figure)
     os.replace(temporary, path)
 
 
@@ -495,24 +496,27 @@ def main() -> None:
     rows = []
     source = block_rows if args.level == 'blocks' else model_rows
     about = machine(args)
-    for row in source(args, rate):
-        rows.append(row)
-        print(table([row]).splitlines()[-1], flush=True)
-        if args.out:
-            save(args.out, {**about, 'rate': rate}, rows)
+    try:
+        for row in source(args, rate):
+            rows.append(row)
+            print(table([row]).splitlines()[-1], flush=True)
+            if args.out:
+                save(args.out, {**about, 'rate': rate}, rows)
+    finally:
+        if args.out and rows:
+            plot(rows, args.out / 'benchmark.png')
     print(f'\n{json.dumps(about)}\n{rate / 1e9:.1f} G multiplications/s\n')
     print(table(rows))
 
 
 def save(folder: Path, about: dict, rows: list[Row]) -> None:
-    """Write ``benchmark.json`` and ``benchmark.png``, whole or not at all."""
+    """Write ``benchmark.json``, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / 'benchmark.json'
     temporary = path.with_suffix('.tmp')
     rows_as_dicts = [asdict(row) for row in rows]
     temporary.write_text(json.dumps({**about, 'rows': rows_as_dicts}, indent=1))
     os.replace(temporary, path)
-    plot(rows, folder / 'benchmark.png')
 
 
 if __name__ == '__main__':
