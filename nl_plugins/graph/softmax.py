@@ -13,6 +13,7 @@ from .tiles import SQUARE, SquareSoftmax, TiledReLU, TiledSoftmax
 
 # Up to so many weights, those of all samples, no kernel is faster than the matrix.
 SMALL_MATRIX = 400_000
+SMALL_MATRIX_OF_ONE = 10_000
 
 
 class SoftmaxAffinity(Affinity):
@@ -45,10 +46,14 @@ class SoftmaxAffinity(Affinity):
         return scaled_product(query, key, self.scale).softmax(-1)
 
     def _dense_is_cheaper(self, depth: int) -> bool:
-        if matrix_pays(self.shape, self.query.shape[2], self.device):
+        same, forward = self.query is self.key, not torch.is_grad_enabled()
+        # The fused kernel shares one sample between the threads.
+        fused = forward and not same and nominal(self.shape[0]) == 1
+        small = SMALL_MATRIX_OF_ONE if fused else SMALL_MATRIX
+        if matrix_pays(self.shape, self.query.shape[2], self.device, small):
             return True
-        one_tile = self.shape[1] <= SQUARE and not torch.is_grad_enabled()
-        return one_tile and self.query is self.key and square_pays(self.device)
+        one_tile = same and forward and self.shape[1] <= SQUARE
+        return one_tile and square_pays(self.device)
 
     def _apply(self, values: Tensor) -> Tensor:
         width, depth = self.query.shape[2], values.shape[2]
@@ -102,19 +107,24 @@ def self_product_pays(x: Tensor) -> bool:
     return torch.is_grad_enabled() and products >= 2**21
 
 
-def matrix_pays(shape: tuple[int, int, int], width: int, device: torch.device) -> bool:
+def matrix_pays(
+    shape: tuple[int, int, int],
+    width: int,
+    device: torch.device,
+    small: int = SMALL_MATRIX,
+) -> bool:
     """Whether building all the weights beats recomputing them in the backward pass.
 
     Few keys and wide channels: the matrix fits the cache and dense products run at
-    full speed; so it does where it is small. The bounds on M keep memory linear in N.
+    full speed; so it does up to ``small`` weights. The bounds keep memory linear in N.
     Measurements behind the CPU rule: docs/en/benchmarks.md; the CUDA rule follows from
     launch counts alone.
     """
     batch, queries, keys = shape
     if device.type == 'cuda':
         return keys <= 256
-    small = nominal(batch) * queries * keys <= SMALL_MATRIX
-    return keys <= 2047 and (small or keys <= 4 * width)
+    few = nominal(batch) * queries * keys <= small
+    return keys <= 2047 and (few or keys <= 4 * width)
 
 
 def fused_kernel_takes(width: int, depth: int, device: torch.device) -> bool:
