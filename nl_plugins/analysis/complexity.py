@@ -199,8 +199,8 @@ class _Counting:
         """See each affinity that is applied, and whether as a matrix."""
         use_dense = dispatch.use_dense
 
-        def observe(affinity: Affinity, depth: int) -> bool:
-            dense = use_dense(affinity, depth)
+        def observe(affinity: Affinity, *sizes: int) -> bool:
+            dense = use_dense(affinity, *sizes)
             # Of a sum its terms, of a matrix built once the affinity that it is of.
             parts = (MatrixAffinity,) if dense else (MatrixAffinity, SumAffinity)
             if self.open and not isinstance(affinity, parts):
@@ -216,9 +216,10 @@ class _Counting:
     def row(self, run: _Run) -> BlockComplexity:
         applied = {id(affinity): (affinity, dense) for affinity, dense in run.applied}
         if not applied and isinstance(run.block, NonLocalBlock):
-            # A filter that takes the factors and never applies the affinity.
+            # A block that computes with matrix or factors and applies no affinity.
             with torch.no_grad():
-                applied[0] = (run.block.affinity(run.x), False)
+                affinity = run.block.affinity(run.x)
+                applied[0] = (affinity, run.block.builds_matrix(run.x))
         queries, keys = 0, 0
         matrix = held = 0
         for affinity, dense in applied.values():

@@ -128,6 +128,10 @@ class NonLocalBlock(BaseModule):
         """The graph of the input x (B, C, *S), an affinity of shape (B, N, M)."""
         raise NotImplementedError(f'{type(self).__name__} does not define affinity()')
 
+    def builds_matrix(self, x: Tensor) -> bool:
+        """Whether ``forward(x)`` computes the matrix without ``affinity(x)``."""
+        return False
+
     def key_grid(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
         """Grid of the M key positions for an input of size ``spatial``."""
         return tuple(spatial)
@@ -338,7 +342,8 @@ def joint(
     widths = [sum(weight.shape[0] for weight, _ in maps) for maps in groups]
     if not _one_product_pays(x, sum(widths)) or convolves(x, groups[0][0][0]):
         return [side_by_side(maps) for maps in groups]
-    joined = side_by_side([linear for maps in groups for linear in maps])
+    together = join([linear for maps in groups for linear in maps])
+    joined = mix(x, *together, channels_last=channels_last)
     return list(joined.split_with_sizes(widths, dim=-1))
 
 

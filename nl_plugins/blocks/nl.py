@@ -21,7 +21,7 @@ from ..graph.affinity import (
     mix,
     scaled_product,
 )
-from ..graph.dispatch import autocasts, formulation, nominal
+from ..graph.dispatch import formulation, is_full_precision, nominal
 from ..graph.dot import projected_dot
 from .base import (
     NonLocalBlock,
@@ -161,8 +161,8 @@ class NLBlock(NonLocalBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        if self._calls_dominate(x):
-            return x + self.conv_out(self._filtered(x))
+        if self.builds_matrix(x):
+            return x + self.conv_out(self._layer_by_layer(x))
         if self._folds(x):
             maps = map(linear_map, (self.theta, self.phi, self.g))
             slope, constant = projected_dot(tokens(x), *maps, matrix(self.conv_out))
@@ -197,41 +197,45 @@ class NLBlock(NonLocalBlock):
                 f'must be at least 2, but got {tuple(x.shape)}'
             )
 
-    def _calls_dominate(self, x: Tensor) -> bool:
+    def builds_matrix(self, x: Tensor) -> bool:
         """Whether the layers one by one are as fast, so that fewer calls win.
 
         On a CPU: one small map, or several where the products are convolutions anyway.
         """
         if (
             formulation() != 'auto'
-            or x.dtype not in (torch.float32, torch.float64)
-            or self.conv_out.with_activation
             or x.device.type != 'cpu'
-            or autocasts(x.device)
+            or self.conv_out.with_activation
+            or not is_full_precision(x)
         ):
             return False
-        if nominal(x.shape[0]) > 1:
-            # The scores' weights, joined to θ and φ, are less than a convolution.
-            if torch.is_grad_enabled() or self.mode == 'concatenation':
+        one = nominal(x.shape[0]) == 1
+        if one:
+            positions = math.prod(x.shape[2:])
+            # Before a pool g is called anyway, and conv_out reads fewer channels.
+            called = self.mode == 'gaussian' and self.sub_sample and not self.pool_first
+            width = self.inner_channels if called else self.in_channels
+            if positions > MOST_POSITIONS or positions * width > MOST_VALUES:
                 return False
-            return convolves(tokens(x), matrix(self.conv_out))
-        positions = math.prod(x.shape[2:])
-        # Before a pool g is called anyway, and conv_out reads fewer channels than x.
-        called = self.mode == 'gaussian' and self.sub_sample and not self.pool_first
-        width = self.inner_channels if called else self.in_channels
-        if positions > MOST_POSITIONS or positions * width > MOST_VALUES:
+            if self.in_channels < 512:
+                return True
+        # The scores' weights, joined to θ and φ, are less than a convolution.
+        elif torch.is_grad_enabled() or self.mode == 'concatenation':
             return False
-        if self.in_channels < 512:
-            return True
-        return not (self.pool_first or merges(tokens(x), matrix(self.conv_out)))
+        weight = self.conv_out.conv.weight.flatten(1)
+        if one:
+            return not (self.pool_first or merges(tokens(x), weight))
+        return convolves(tokens(x), weight)
 
-    def _filtered(self, x: Tensor) -> Tensor:
-        """``A g(x)`` (B, C', *S), layer by layer as in the paper."""
+    def _layer_by_layer(self, x: Tensor) -> Tensor:
+        """``A g(x)`` (B, C', *S) as the table of the class says it.
+
+        Without affinities, which cost as much as one of these products.
+        """
         source = self.pool(x) if self.pool_first else x
         g = self.g(source).flatten(2)
         if self.mode == 'gaussian':
-            key = self._pooled(x, source) if self.sub_sample else x
-            query, key = tokens(x), key.flatten(2)
+            query, key = tokens(x), self._pooled(x, source).flatten(2)
         else:
             query, key = tokens(self.theta(x)), self.phi(source).flatten(2)
         if self.mode == 'concatenation':
@@ -250,8 +254,7 @@ class NLBlock(NonLocalBlock):
             self.mode == 'dot_product'
             and math.prod(x.shape[2:]) >= 2 * self.in_channels
             and self._plain()
-            and x.dtype in (torch.float32, torch.float64)
-            and not autocasts(x.device)
+            and is_full_precision(x)
             and formulation() != 'dense'
         )
 
@@ -274,7 +277,7 @@ class NLBlock(NonLocalBlock):
         return self._pairwise(theta, phi)
 
     def _pooled(self, x: Tensor, source: Tensor) -> Tensor:
-        return source if self.pool_first else self.pool(x)
+        return self.pool(x) if self.sub_sample and not self.pool_first else source
 
     def _pairwise(self, theta: Tensor, phi: Tensor) -> Affinity:
         if self.mode == 'dot_product':

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
-from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -227,14 +225,11 @@ class Affinity:
             if plus is not None:
                 plus = plus.to(values.dtype)
             if dense:
-                if weight is None:
-                    out = channel_first_matmul(self._dense(), values)
-                else:
-                    multiply = torch.bmm
-                    if not mixes_rows(values, weight):
-                        multiply = channel_first_matmul
-                    out = mix(multiply(self._dense(), values), weight, plus)
-                    plus = None
+                rows = weight is not None and mixes_rows(values, weight)
+                multiply = torch.bmm if rows else channel_first_matmul
+                out = multiply(self._dense(), values)
+                if weight is not None:
+                    out, plus = mix(out, weight, plus), None
             elif weight is None:
                 out = self._apply(values)
             else:
@@ -242,12 +237,6 @@ class Affinity:
             if plus is not None:
                 out = out + plus
         return out.to(dtype)
-
-    def _product(self, values: Tensor) -> Tensor:
-        """``A @ values`` of checked values of at least float32, by the cheaper way."""
-        if dispatch.use_dense(self, values.shape[2]):
-            return channel_first_matmul(self._dense(), values)
-        return self._apply(values)
 
     def dense(self) -> Tensor:
         """The matrix itself, (B, N, M)."""
@@ -313,13 +302,13 @@ class SumAffinity(Affinity):
         self.device = terms[0].device
 
     def _dense(self) -> Tensor:
-        return reduce(operator.add, (term._dense() for term in self.terms))
+        return sum(term._dense() for term in self.terms)
 
     def _rows(self, index: Tensor) -> Tensor:
-        return reduce(operator.add, (term._rows(index) for term in self.terms))
+        return sum(term._rows(index) for term in self.terms)
 
     def _apply(self, values: Tensor) -> Tensor:
-        return reduce(operator.add, (term._product(values) for term in self.terms))
+        return sum(term.apply(values) for term in self.terms)
 
     def transpose(self) -> Affinity:
         return SumAffinity(*(term.transpose() for term in self.terms))

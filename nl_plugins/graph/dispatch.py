@@ -62,11 +62,16 @@ def debugging() -> bool:
     return _debug
 
 
-def use_dense(affinity: Affinity, depth: int) -> bool:
-    """Whether to build the matrix to apply it to ``depth`` channels."""
+def use_dense(affinity: Affinity, depth: int, times: int = 1) -> bool:
+    """Whether to build the matrix to apply it ``times`` times to ``depth`` channels."""
     if _formulation != 'auto':
         return _formulation == 'dense'
-    return affinity._dense_is_cheaper(depth)
+    batch, queries, keys = affinity.shape
+    # Every time the operator takes more calls than the matrix.
+    limit = 112 if times == 2 else 144 + 128 / nominal(batch)
+    if times > 1 and max(queries, keys) <= limit:
+        return True
+    return affinity._dense_is_cheaper(depth * times)
 
 
 def is_open(size: int) -> bool:
@@ -92,6 +97,13 @@ def full_precision(device: torch.device) -> AbstractContextManager:
     if not autocasts(device):
         return nullcontext()  # an autocast context costs as much as a small product
     return torch.autocast(device.type, enabled=False)
+
+
+def is_full_precision(tensor: Tensor) -> bool:
+    """Whether neither its dtype nor autocast asks for half precision."""
+    return tensor.dtype in (torch.float32, torch.float64) and not autocasts(
+        tensor.device
+    )
 
 
 def autocasts(device: torch.device) -> bool:

@@ -319,8 +319,7 @@ class UnaryAffinity(LowRankAffinity):
         self, values: Tensor, weight: Tensor, plus: Tensor | None
     ) -> Tensor:
         out = mix(self.context(values), weight)
-        if plus is not None:
-            return out + plus
+        out = out if plus is None else out + plus
         return out.expand(-1, self.shape[1], -1)
 
     def _dense(self) -> Tensor:

@@ -23,7 +23,7 @@ from .affinity import (
     mix,
     mixes_rows,
 )
-from .dispatch import at_least_float32, formulation, full_precision, is_open, nominal
+from .dispatch import at_least_float32, formulation, full_precision, is_open
 from .dot import LowRankAffinity
 
 # A batch of larger matrices is not safe in torch.linalg.solve on a CPU.
@@ -94,13 +94,9 @@ def chebyshev(
 
 def built_once(affinity: Affinity, values: Tensor, times: int) -> Affinity:
     """To be applied so many times: where the matrix pays, the matrix."""
-    batch, queries, keys = affinity.shape
-    # Every time the operator takes more calls than the matrix.
-    limit = 112 if times == 2 else 144 + 128 / nominal(batch)
-    few = times > 1 and max(queries, keys) <= limit
-    if dispatch.use_dense(affinity, values.shape[2] * times) or (
-        few and formulation() == 'auto'
-    ):
+    if isinstance(affinity, MatrixAffinity):
+        return affinity
+    if dispatch.use_dense(affinity, values.shape[2], times):
         with full_precision(values.device):
             return MatrixAffinity(affinity._dense())
     return affinity

@@ -58,7 +58,7 @@ def nl(block, x, grid, o):
         x,
         grid,
         o.get('mode', 'embedded_gaussian'),
-        (WIDTH // 2) ** -0.5,
+        block.inner_channels**-0.5,
         o.get('sub_sample', False),
         o.get('sub_sample_order') == 'pool_conv',
     )
@@ -249,7 +249,7 @@ ONE_MAP = grid(
 @pytest.mark.parametrize('ndim', [1, 2, 3])
 def test_one_map_of_a_non_local_block(options, ndim):
     block, x = build(BLOCKS['NLBlock'], options, ndim), make_input('batch_of_one', ndim)
-    assert block._calls_dominate(x) == (options['act_cfg'] is None)
+    assert block.builds_matrix(x) == (options['act_cfg'] is None)
     assert_parity('NLBlock', options, 'batch_of_one', ndim, training=False)
 
 
@@ -263,15 +263,7 @@ def test_wide_maps_without_gradients(options, shape):
     x = torch.randn(shape, dtype=torch.double)
     with torch.no_grad():
         actual = block(x)
-        expected = ref.nl(
-            block,
-            x.flatten(2),
-            shape[2:],
-            options['mode'],
-            block.scale,
-            options['sub_sample'],
-            options['sub_sample_order'] == 'pool_conv',
-        )
+        expected = nl(block, x.flatten(2), shape[2:], options)
     assert_same([actual], [expected.reshape(shape)])
 
 

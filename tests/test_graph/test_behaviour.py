@@ -247,15 +247,13 @@ def test_one_tile_of_self_attention_is_the_matrix(positions, dense):
     assert not affinity._dense_is_cheaper(16)
 
 
-@pytest.mark.parametrize('batch, forward, dense', [(1, False, True), (2, True, True)])
-def test_a_small_matrix_of_one_sample_is_left_to_the_fused_kernel(
-    batch, forward, dense
-):
+@pytest.mark.parametrize('batch, in_inference', [(1, False), (2, True)])
+def test_a_small_matrix_of_one_sample_is_left_to_the_fused_kernel(batch, in_inference):
     query, key = torch.rand(2, batch, 400, 16)
     affinity = graph.SoftmaxAffinity(query, key)
-    assert affinity._dense_is_cheaper(16) is dense
+    assert affinity._dense_is_cheaper(16) is True
     with torch.no_grad():
-        assert affinity._dense_is_cheaper(16) is forward
+        assert affinity._dense_is_cheaper(16) is in_inference
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,21 @@ def test_applied_equals_dense(case, weighted):
 
 
 @pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize('formulation', ['fast', 'dense'])
+@pytest.mark.parametrize('rows', ['one', 'all'])
+def test_the_sum_joins_the_product(case, formulation, rows):
+    query, key, values = (x.detach() for x in leaves(case))
+    affinity = case.build(query, key, grid_of(query.shape[1]))
+    batch, queries, _ = affinity.shape
+    weight = torch.randn(3, values.shape[2], dtype=torch.float64)
+    shape = (batch, 1 if rows == 'one' else queries, 3)
+    plus = torch.randn(shape, dtype=torch.float64)
+    expected = affinity.dense() @ values @ weight.mT + plus
+    with graph.force(formulation):
+        torch.testing.assert_close(affinity.apply(values, weight, plus), expected)
+
+
+@pytest.mark.parametrize('case', CASES, ids=lambda case: case.name)
 def test_gradcheck(case):
     query, key, values = leaves(case, queries=6, keys=4, width=3, depth=2)
 

@@ -134,3 +134,10 @@ def test_a_matrix_built_once_is_counted_once():
     block = BLOCKS['CayleyNLBlock'](64).to('meta')
     (row,) = model_complexity(block, torch.zeros(1, 64, 2, 2, device='meta')).blocks
     assert row.matrix == row.held == 4 * 4 * 4
+
+
+@pytest.mark.parametrize('name', ['ARMANLBlock', 'NLBlock'])
+def test_what_small_maps_hold_is_the_matrix(name):
+    block = BLOCKS[name](8)
+    (row,) = model_complexity(block, torch.zeros(1, 8, 10, 10)).blocks
+    assert row.matrix == row.held == 100 * 100 * 4
