@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,8 +16,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..blocks import NonLocalBlock
-from ..graph import Affinity, SumAffinity, dispatch
+from ..graph import Affinity, SumAffinity
 from ..graph.affinity import MatrixAffinity
+from ..graph.lazy import Map
+from ..graph.plan import MATRIX, Decision, decisions
 
 
 def _attention_flops(
@@ -152,7 +154,7 @@ def model_complexity(model: nn.Module, *args: Any, **kwargs: Any) -> Complexity:
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with counting.observed(), torch.no_grad(), counting.flops:
+        with decisions() as counting.decided, torch.no_grad(), counting.flops:
             model(*args, **kwargs)
     finally:
         for handle in handles:
@@ -174,7 +176,8 @@ class _Run:
     block: nn.Module
     x: Tensor
     flops: int
-    applied: list[tuple[Affinity, bool]] = field(default_factory=list)
+    start: int
+    stop: int = 0
 
 
 class _Counting:
@@ -184,42 +187,26 @@ class _Counting:
         self.flops = FlopCounterMode(display=False, custom_mapping=OPERATORS)
         self.runs: list[_Run] = []
         self.open: list[_Run] = []
+        self.decided: list[tuple[Affinity, Decision]] = []
 
     def enter(self, name: str, block: nn.Module, args: tuple) -> None:
-        run = _Run(name, block, args[0], self.flops.get_total_flops())
+        flops = self.flops.get_total_flops()
+        run = _Run(name, block, args[0], flops, len(self.decided))
         self.runs.append(run)
         self.open.append(run)
 
     def leave(self, block: nn.Module, args: tuple, output: Any) -> None:
         run = self.open.pop()
         run.flops = self.flops.get_total_flops() - run.flops
-
-    @contextmanager
-    def observed(self) -> Iterator[None]:
-        """See each affinity that is applied, and whether as a matrix."""
-        use_dense = dispatch.use_dense
-
-        def observe(affinity: Affinity, *sizes: int) -> bool:
-            dense = use_dense(affinity, *sizes)
-            # Of a sum its terms, of a matrix built once the affinity that it is of.
-            parts = (MatrixAffinity,) if dense else (MatrixAffinity, SumAffinity)
-            if self.open and not isinstance(affinity, parts):
-                self.open[-1].applied.append((affinity, dense))
-            return dense
-
-        dispatch.use_dense = observe
-        try:
-            yield
-        finally:
-            dispatch.use_dense = use_dense
+        run.stop = len(self.decided)
 
     def row(self, run: _Run) -> BlockComplexity:
-        applied = {id(affinity): (affinity, dense) for affinity, dense in run.applied}
-        if not applied and isinstance(run.block, NonLocalBlock):
-            # A block that computes with matrix or factors and applies no affinity.
-            with torch.no_grad():
-                affinity = run.block.affinity(run.x)
-                applied[0] = (affinity, run.block.builds_matrix(run.x))
+        applied = {
+            id(affinity): (affinity, decision.taken == MATRIX)
+            for affinity, decision in self.decided[run.start : run.stop]
+            # Of a sum its terms, of a matrix built once the affinity that it is of.
+            if not isinstance(affinity, (MatrixAffinity, SumAffinity))
+        }
         queries, keys = 0, 0
         matrix = held = 0
         for affinity, dense in applied.values():
@@ -241,9 +228,9 @@ class _Counting:
 
 def _bytes(affinity: Affinity) -> int:
     """Of the tensors that an affinity was made from."""
-    tensors = {
-        id(value): value.numel() * value.element_size()
+    maps = {
+        id(value): math.prod(value.shape) * value.dtype.itemsize
         for name, value in vars(affinity).items()
-        if isinstance(value, Tensor) and not name.startswith('_')
+        if isinstance(value, Map) and not name.startswith('_')
     }
-    return sum(tensors.values())
+    return sum(maps.values())

@@ -7,6 +7,7 @@ import copy
 from dataclasses import dataclass
 
 import torch
+import torch.nn as nn
 from torch import Tensor
 
 from ..blocks import NonLocalBlock
@@ -121,7 +122,7 @@ def filter_response(block: NonLocalBlock, eigenvalues: Tensor) -> Tensor:
     if not hasattr(block, 'filter') or isinstance(block, DNLBlock):  # A g alone
         unit = block.each_unit()[0] if hasattr(block, 'each_unit') else block
         output = getattr(unit, 'conv_out', None)
-        gain = 1.0 if output is None else matrix(output).norm()
+        gain = 1.0 if output is None else _weight(output).norm()
         return eigenvalues.abs() * gain
     if getattr(block, 'nonlinear', False):
         block = copy.copy(block)
@@ -130,9 +131,21 @@ def filter_response(block: NonLocalBlock, eigenvalues: Tensor) -> Tensor:
     # Sample d of the batch holds the d-th unit vector at every node.
     values = torch.eye(width).to(eigenvalues).unsqueeze(1).expand(-1, length, -1)
     graph = _Diagonal(eigenvalues, width)
-    x = values.new_zeros(width, block.in_channels, length, *[1] * (block.ndim - 1))
-    response = block.filter(graph, values, block.each_unit()[0], x)
+    unit = block.each_unit()[0]
+    response = block.filter(graph, values, unit, _weight(unit.conv_out))
     return response.permute(1, 2, 0).flatten(1).norm(dim=1)  # (D, L, C) -> (L, )
+
+
+def _weight(layer: nn.Module) -> Tensor:
+    """The matrix (D, C) of a linear 1x1 layer; one that has to be called answers
+    unit vectors."""
+    weight = matrix(layer)
+    if weight is not None:
+        return weight
+    conv = getattr(layer, 'conv', layer)
+    units = torch.eye(conv.in_channels).to(conv.weight)
+    answers = conv(units.view(*units.shape, *[1] * (conv.weight.ndim - 2))).flatten(1)
+    return (answers if conv.bias is None else answers - conv.bias).mT
 
 
 class _Diagonal(Affinity):

@@ -13,7 +13,9 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, DotAffinity
-from .base import check_choice, matrix
+from ..graph.lazy import Map, as_tensor
+from ..graph.products import transposed
+from .base import check_choice
 from .graph_filter import GraphFilterBlock
 
 # What each definition changes in the defaults of GraphFilterBlock.
@@ -63,16 +65,18 @@ class A2Block(GraphFilterBlock):
         self.definition = definition
         self.add_units()
 
-    def pairwise(self, pair: Tensor) -> Affinity:
+    def pairwise(self, theta: Map, phi: Map) -> Affinity:
         if self.definition == 'snl':
-            return super().pairwise(pair)
-        theta, phi = pair.mT.chunk(2, dim=1)  # channel-first, as in memory
-        return DotAffinity(theta.softmax(1).mT, phi.softmax(2).mT, scale=1.0)
+            return super().pairwise(theta, phi)
+        # Channel-first, as in memory.
+        theta, phi = transposed(as_tensor(theta)), transposed(as_tensor(phi))
+        query, key = transposed(theta.softmax(1)), transposed(phi.softmax(2))
+        return DotAffinity(query, key, scale=1.0)
 
     def filter(
-        self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
+        self, affinity: Affinity, values: Map, unit: nn.Module, weight: Tensor
     ) -> Tensor:
-        return affinity.apply(values, matrix(unit.conv_out))
+        return affinity.apply(values, weight)
 
 
 def refuse(options: dict, block: str, definition: str, *names: str) -> None:

@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, SoftmaxAffinity
-from .base import NonLocalBlock, check_choice, matrix, tokens
+from ..graph.lazy import Map
+from ..graph.pooling import average_pyramid
+from .base import NonLocalBlock, check_choice, linear_map, matrix, tokens
 
 FUSIONS = ('add', 'concat')
 
@@ -112,22 +113,21 @@ class ANLBlock(NonLocalBlock):
     def affinity(self, x: Tensor) -> Affinity:
         self.check_input(x)
         theta = self.theta(x)
-        scale = self.inner_channels**-0.5
-        return SoftmaxAffinity(tokens(theta), tokens(self._pyramid(theta)), scale)
+        key = average_pyramid(theta, self.pool_sizes)
+        return SoftmaxAffinity(tokens(theta), tokens(key), self.inner_channels**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         affinity = self.affinity(x)
-        # The convolution g is linear, so it may follow the averages.
-        g = tokens(self._pyramid(x)) @ matrix(self.g).mT.to(x.dtype)
-        g = g + self.g.conv.bias.to(g.dtype)
-        filtered = affinity.apply(g, matrix(self.conv_out))
+        filtered = affinity.apply(self._values(x), matrix(self.conv_out))
         if self.fusion == 'add':
             return self.output(x, filtered)
         context = self.output(torch.zeros_like(x), filtered)
         return self.bottleneck(torch.cat([context, x], dim=1))
 
-    def _pyramid(self, x: Tensor) -> Tensor:
-        """(B, C, *S) -> (B, C, M)."""
-        pool = (F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d)
-        cells = [pool[self.ndim - 1](x, size).flatten(2) for size in self.pool_sizes]
-        return torch.cat(cells, dim=2).to(x.dtype)  # autocast pools in float32
+    def _values(self, x: Tensor) -> Map:
+        """The averages of g(x), (B, M, C')."""
+        if linear_map(self.g) is None:
+            return tokens(average_pyramid(self.g(x), self.pool_sizes))
+        # A linear map may follow the averages, which are fewer.
+        (g,) = self.maps(average_pyramid(x, self.pool_sizes), self.g)
+        return g

@@ -6,6 +6,7 @@ https://arxiv.org/abs/1901.01343
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, arma
-from ..graph.affinity import mix
+from ..graph.lazy import Map
+from ..graph.products import mix
 from .base import matrix
 from .graph_filter import GraphFilterBlock
 
@@ -77,16 +79,25 @@ class ARMANLBlock(GraphFilterBlock):
         unit.skip = self.conv(self.width, stacked, bias=False)
 
     def filter(
-        self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
+        self, affinity: Affinity, values: Map, unit: nn.Module, weight: Tensor
     ) -> Tensor:
-        stacks = zip(
-            matrix(unit.recurrent).chunk(self.num_stacks),
-            matrix(unit.skip).chunk(self.num_stacks),
-        )
+        def stack(layer: nn.Module, k: int) -> Callable[[Tensor], Tensor] | Tensor:
+            own = slice(k * self.width, (k + 1) * self.width)
+            weight = matrix(layer)
+            if weight is None:
+                return lambda hidden: self.at_positions(layer, hidden)[..., own]
+            return weight[own]
+
         activation = torch.relu if self.nonlinear else None
         hidden = sum(
-            arma(affinity, values, recurrent, skip, self.num_iterations, activation)
-            for recurrent, skip in stacks
+            arma(
+                affinity,
+                values,
+                stack(unit.recurrent, k),
+                stack(unit.skip, k),
+                self.num_iterations,
+                activation,
+            )
+            for k in range(self.num_stacks)
         )
-        weight = matrix(unit.conv_out) / self.num_stacks
-        return mix(hidden, weight.to(hidden.dtype))
+        return mix(hidden, weight / self.num_stacks)

@@ -16,8 +16,9 @@ from mmengine.model.weight_init import initialize, update_init_info
 from torch import Tensor
 
 from ..graph import Affinity
-from ..graph.affinity import LinearMap, concat_channels, convolves, mix
-from ..graph.dispatch import nominal
+from ..graph.lazy import Map, as_tensor, linear_maps, transparent
+from ..graph.precision import is_traced
+from ..graph.products import is_row_major, transposed
 
 # Norm types whose layer depends on the number of spatial dimensions.
 _DIMENSIONAL_NORMS = ('BN', 'IN')
@@ -128,10 +129,6 @@ class NonLocalBlock(BaseModule):
         """The graph of the input x (B, C, *S), an affinity of shape (B, N, M)."""
         raise NotImplementedError(f'{type(self).__name__} does not define affinity()')
 
-    def builds_matrix(self, x: Tensor) -> bool:
-        """Whether ``forward(x)`` computes the matrix without ``affinity(x)``."""
-        return False
-
     def key_grid(self, spatial: tuple[int, ...]) -> tuple[int, ...]:
         """Grid of the M key positions for an input of size ``spatial``."""
         return tuple(spatial)
@@ -202,37 +199,42 @@ class NonLocalBlock(BaseModule):
                 inplace=False,
             )
 
-    def project(
-        self,
-        x: Tensor,
-        *convs: nn.Module | tuple[nn.Module, ...],
-        channels_last: bool = False,
-    ) -> list[Tensor]:
-        """The maps of several 1x1 convolutions of x, each (B, N, channels).
+    def maps(self, x: Tensor, *layers: nn.Module) -> list[Map]:
+        """The maps of several layers of x (B, C, *S), each (B, N, channels).
 
-        Plain convolutions share a product where that pays, see :func:`joint`. A tuple
-        of convolutions gives one map, theirs side by side.
+        Those of plain 1x1 convolutions are computed when somebody asks for them, and
+        together; see :class:`..graph.lazy.LinearMap`. Every other layer is called.
         """
-        groups = [group if isinstance(group, tuple) else (group,) for group in convs]
-        maps = [[linear_map(layer) for layer in group] for group in groups]
-        if any(None in group for group in maps):
-            return [
-                concat_channels(*(tokens(layer(x)) for layer in group))
-                if len(group) > 1
-                else tokens(group[0](x))
-                for group in groups
-            ]
-        return joint(tokens(x), maps, channels_last)
+        linear = [linear_map(layer) for layer in layers]
+        lazy = iter(linear_maps(tokens(x), *(pair for pair in linear if pair)))
+        return [
+            next(lazy) if pair else tokens(layer(x))
+            for layer, pair in zip(layers, linear)
+        ]
+
+    def project(self, x: Tensor, *layers: nn.Module) -> list[Tensor]:
+        """:meth:`maps` as tensors."""
+        return [as_tensor(each) for each in self.maps(x, *layers)]
+
+    def at_positions(self, layer: nn.Module, positions: Tensor) -> Tensor:
+        """``layer`` of a map (B, N, C), whose grid it need not know."""
+        pair = linear_map(layer)
+        if pair is None:
+            maps = transposed(positions)
+            return tokens(layer(maps.reshape(*maps.shape, *[1] * (self.ndim - 1))))
+        (linear,) = linear_maps(positions, pair)
+        return as_tensor(linear)
 
     def output(
         self, x: Tensor, filtered: Tensor, conv_out: nn.Module | None = None
     ) -> Tensor:
-        """``x + act(norm(filtered + bias))``: what follows the weight of conv_out.
+        """``x + conv_out(...)``: what follows the weight of conv_out, then the sum.
 
         Args:
             x (Tensor): Input of the block, (B, C, *S).
             filtered (Tensor): (B, N, C), the filter's result after the weight
-                ``matrix(conv_out)``; its memory may hold the sum afterwards.
+                ``matrix(conv_out)``, or, where that is None, what the layer is called
+                with, (B, N, C'); its memory may hold the sum afterwards.
             conv_out (nn.Module, optional): A ConvModule; None means
                 ``self.conv_out``.
         """
@@ -242,25 +244,35 @@ class NonLocalBlock(BaseModule):
         # In place where it can be: fresh memory costs more than the addition. Autograd
         # copies a map to add to a view in place, so not there.
         may_write = not torch.is_grad_enabled()
+        if transparent(conv_out):
+            out, may_write = self._after_weight(conv_out, out, may_write)
+        else:
+            out = conv_out(out.to(x.dtype))
+            may_write = False
+        if may_write and out.dtype == x.dtype:
+            return out.add_(x)
+        return (x + out).to(x.dtype)
+
+    def _after_weight(
+        self, conv_out: nn.Module, out: Tensor, may_write: bool
+    ) -> tuple[Tensor, bool]:
+        """Bias, norm and activation, and whether their result is nobody else's."""
+        out = out.to(conv_out.conv.weight.dtype)
         bias = conv_out.conv.bias
         if bias is not None:
-            bias = bias.to(out.dtype).view(-1, *[1] * self.ndim)
+            bias = bias.view(-1, *[1] * self.ndim)
             out = out.add_(bias) if may_write else out + bias
         if conv_out.norm is not None:
             out = conv_out.norm(out)
             may_write = _is_free(conv_out.norm)
         if conv_out.with_activation:
             activate = conv_out.activate
-            if type(activate) is not nn.ReLU or activate._forward_hooks:
-                out = activate(out)
-                may_write = _is_free(activate)
-            elif torch.is_grad_enabled():
-                out, _ = OpenReLU.apply(out)
-                may_write = True
-            else:
-                out = out.relu_() if may_write else out.relu()
-                may_write = True
-        return out.add_(x) if may_write and out.dtype == x.dtype else x + out
+            if not transparent(activate):
+                return activate(out), False
+            if torch.is_grad_enabled() and not is_traced():
+                return OpenReLU.apply(out)[0], True
+            return out.relu_() if may_write else out.relu(), True
+        return out, may_write
 
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError unless x is (B, in_channels, *S) with ndim sizes in S."""
@@ -296,105 +308,45 @@ class OpenReLU(torch.autograd.Function):
         return grad * keep
 
 
-def linear_map(layer: nn.Module) -> LinearMap | None:
-    """Weight and bias if a ConvModule is a bare 1x1 convolution nobody listens to."""
-    conv = getattr(layer, 'conv', None)
-    if (
-        not _is_plain_conv(conv)
-        or layer.with_norm
-        or layer.with_activation
-        or layer._forward_hooks
-        or layer._forward_pre_hooks
-        or conv._forward_hooks
-        or conv._forward_pre_hooks
-    ):
+def linear_map(layer: nn.Module) -> tuple[Tensor, Tensor | None] | None:
+    """Weight (D, C) and bias of a layer that is a plain 1x1 convolution and no more."""
+    if not transparent(layer):
+        return None
+    conv = getattr(layer, 'conv', layer)
+    if conv is not layer and (layer.with_norm or layer.with_activation):
         return None
     return conv.weight.flatten(1), conv.bias
 
 
-def join(maps: list[LinearMap]) -> LinearMap:
-    """Linear maps of one input, side by side: weight (ΣD, C) and bias (ΣD,) or None."""
-    if len(maps) == 1:
-        return maps[0]
-    weights, biases = zip(*maps)
-    if all(bias is None for bias in biases):
-        return torch.cat(weights), None
-    biases = [
-        weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in maps
-    ]
-    return torch.cat(weights), torch.cat(biases)
-
-
-def joint(
-    x: Tensor, groups: list[list[LinearMap]], channels_last: bool
-) -> list[Tensor]:
-    """The linear maps of x (B, N, C) of each group side by side.
-
-    In one product where that pays; see :func:`mix` for ``channels_last``.
+def matrix(layer: nn.Module) -> Tensor | None:
+    """The weight (D, C) of a 1x1 convolution or ConvModule, or None if it has to be
+    called: another layer, or one that somebody listens to or computes the weight of.
     """
-
-    def side_by_side(maps: list[LinearMap]) -> Tensor:
-        width = sum(weight.shape[0] for weight, _ in maps)
-        if len(maps) == 1 or _one_product_pays(x, width):
-            return mix(x, *join(maps), channels_last=channels_last)
-        return concat_channels(*(mix(x, *linear) for linear in maps))
-
-    widths = [sum(weight.shape[0] for weight, _ in maps) for maps in groups]
-    if not _one_product_pays(x, sum(widths)) or convolves(x, groups[0][0][0]):
-        return [side_by_side(maps) for maps in groups]
-    together = join([linear for maps in groups for linear in maps])
-    joined = mix(x, *together, channels_last=channels_last)
-    return list(joined.split_with_sizes(widths, dim=-1))
-
-
-def _one_product_pays(x: Tensor, width: int) -> bool:
-    """Whether reading x once saves more than copying the weights side by side costs."""
-    batch, positions, channels = nominal(x.shape[0]), *x.shape[1:]
-    # A call costs about as much as copying 256 x 256 weights.
-    return 2 * batch * positions >= width or width * channels <= 2**16
+    if not transparent(layer):
+        return None
+    return getattr(layer, 'conv', layer).weight.flatten(1)
 
 
 def tokens(x: Tensor) -> Tensor:
     """(B, C, *S) -> (B, N, C), a view."""
-    return x.flatten(2).mT
+    return transposed(x.flatten(2))
 
 
 def fold(positions: Tensor, like: Tensor) -> Tensor:
-    """(B, N, C) -> (B, C, *S) with the sizes S of ``like``."""
-    maps = positions.mT.reshape(positions.shape[0], -1, *like.shape[2:])
-    # Copies small maps only, where mix() is position-major. Of one such sample, torch's
-    # batch norm in eval mode returns wrong gradients when its batch stride is odd.
+    """(B, N, C) -> (B, C, *S) with the sizes S and the layout of ``like``."""
+    maps = transposed(positions).reshape(positions.shape[0], -1, *like.shape[2:])
+    if is_row_major(tokens(like)) and not like.is_contiguous():  # channels last
+        return maps
+    # Of one small sample, torch's batch norm in eval mode returns wrong gradients when
+    # its batch stride is odd.
     return maps.contiguous()
-
-
-def matrix(conv: nn.Module) -> Tensor:
-    """The (out_channels, in_channels) weight of a 1x1 convolution or ConvModule.
-
-    Of a plain convolution this is the parameter; another layer (weight
-    standardisation, groups) is asked for its answers to the unit vectors.
-    """
-    conv = getattr(conv, 'conv', conv)
-    if _is_plain_conv(conv):
-        return conv.weight.flatten(1)
-    units = torch.eye(
-        conv.in_channels, dtype=conv.weight.dtype, device=conv.weight.device
-    )
-    answers = conv(units.view(*units.shape, *[1] * (conv.weight.ndim - 2))).flatten(1)
-    return (answers if conv.bias is None else answers - conv.bias).mT
-
-
-def _is_plain_conv(conv: nn.Module | None) -> bool:
-    # 'Conv3d' of mmcv's registry is a wrapper of torch's layer that does the same.
-    wraps = type(conv).__module__ == 'mmcv.cnn.bricks.wrappers'
-    plain = isinstance(conv, _PLAIN_CONVS) if wraps else type(conv) in _PLAIN_CONVS
-    return plain and conv.groups == 1
 
 
 def _is_free(layer: nn.Module) -> bool:
     """Whether neither autograd nor a hook holds the result of a norm or activation."""
-    if layer._forward_hooks:
+    if layer._forward_hooks or type(layer).__module__.split('.')[0] != 'torch':
         return False
-    return not torch.is_grad_enabled() or isinstance(layer, _NORMS)
+    return isinstance(layer, _NORMS)
 
 
 def draw(layer: nn.Module, init: str, num_terms: int = 1) -> None:

@@ -14,8 +14,8 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, cayley, laplacian
-from ..graph.affinity import concat_channels, mix
-from .base import matrix
+from ..graph.lazy import Map, as_tensor
+from ..graph.products import concat_channels, mix
 from .graph_filter import GraphFilterBlock
 
 
@@ -91,13 +91,13 @@ class CayleyNLBlock(GraphFilterBlock):
             unit.conv_h = self.conv(self.width, self.width, bias=False)
 
     def filter(
-        self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
+        self, affinity: Affinity, values: Map, unit: nn.Module, weight: Tensor
     ) -> Tensor:
-        weight = matrix(unit.conv_out).to(values.dtype)
         if self.rational:
             terms = cayley(affinity, values, self.order, self.zoom)
             return mix(concat_channels(*terms), weight)
         first, second = weight.chunk(2, dim=1)
+        values = as_tensor(values)
         twice = laplacian(affinity, laplacian(affinity, values))
-        hidden = mix(values, matrix(unit.conv_h).to(values.dtype), twice)
+        hidden = twice + self.at_positions(unit.conv_h, values)
         return mix(hidden, second, mix(values, first))

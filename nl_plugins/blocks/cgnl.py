@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, CompactAffinity
+from ..graph.products import transposed
 from .base import NonLocalBlock, check_choice
 
 KERNELS = ('dot', 'rbf')
@@ -116,7 +117,7 @@ class CGNLBlock(NonLocalBlock):
 
     def _nodes(self, positions: Tensor) -> Tensor:
         """(B, N, C') -> (B G, C'/G N, 1), the channels of a group one after another."""
-        return positions.mT.reshape(positions.shape[0] * self.groups, -1, 1)
+        return transposed(positions).reshape(positions.shape[0] * self.groups, -1, 1)
 
 
 def taylor_coefficients(order: int, gamma: float) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, chebyshev
-from .base import matrix
+from ..graph.lazy import Map
 from .graph_filter import GraphFilterBlock
 
 
@@ -79,9 +79,9 @@ class ChebyshevNLBlock(GraphFilterBlock):
         self.add_units(num_terms=order + zero_order)
 
     def filter(
-        self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
+        self, affinity: Affinity, values: Map, unit: nn.Module, weight: Tensor
     ) -> Tensor:
-        weights = list(matrix(unit.conv_out).split(self.width, dim=1))
+        weights = list(weight.split(self.width, dim=1))
         if not self.zero_order:
             weights.insert(0, None)
         if self.stable:

@@ -12,17 +12,12 @@ import torch.nn as nn
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from ..graph import (
-    Affinity,
-    ConcatAffinity,
-    DotAffinity,
-    SoftmaxAffinity,
-    UnaryAffinity,
-)
+from ..graph import Affinity, DotAffinity, SoftmaxAffinity, UnaryAffinity
+from ..graph.lazy import Map, as_tensor
 from .a2 import refuse
-from .base import check_choice, matrix, tokens
+from .base import check_choice, tokens
 from .graph_filter import GraphFilterBlock
-from .nl import MODES, SCALES, concat_projection, logit_scale
+from .nl import MODES, SCALES, concat_projection, concatenated, logit_scale
 
 # What each definition changes in the defaults of GraphFilterBlock.
 _DEFAULTS = {
@@ -128,47 +123,39 @@ class DNLBlock(GraphFilterBlock):
                 self.concat_project.init_weights()
 
     def affinity(self, x: Tensor) -> Affinity:
-        self.check_input(x)
-        if self._is_gaussian:
-            query = centred(tokens(x))
-            pairwise = SoftmaxAffinity(query, query)
-        else:
-            pairwise = self.pairwise(*self.project(x, (self.theta, self.phi)))
-        return pairwise + self._unary(x, self.each_unit()[0], tokens(x).shape[1])
+        return super().affinity(x) + self._unary(x, self.each_unit()[0])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def embed(self, x: Tensor, *values: nn.Module) -> list[Map]:
         if not self._is_gaussian:
-            return super().forward(x)
-        self.check_input(x)
+            return super().embed(x, *values)
         query = centred(tokens(x))
-        affinity = SoftmaxAffinity(query, query)
-        for unit in self.each_unit():
-            (g,) = self.project(x, unit.g)
-            x = self.output(x, self.filter(affinity, g, unit, x), unit.conv_out)
-        return x
+        return [query, query, *self.maps(x, *values)]
 
-    def filter(
-        self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
-    ) -> Tensor:
-        weight = matrix(unit.conv_out)
-        # The unary term is the same for every query, so one is enough.
-        unary = self._unary(x, unit, 1).apply(values, weight)
-        return affinity.apply(values, weight, unary)
-
-    def pairwise(self, pair: Tensor) -> Affinity:
+    def pairwise(self, theta: Map, phi: Map) -> Affinity:
         if self.definition == 'snl':
-            return super().pairwise(pair)
-        theta, phi = centred(pair).chunk(2, dim=-1)
+            return super().pairwise(theta, phi)
+        if self._is_gaussian:
+            return SoftmaxAffinity(theta, phi)
+        theta, phi = centred(as_tensor(theta)), centred(as_tensor(phi))
         if self.mode == 'dot_product':
             return DotAffinity(theta, phi)
         if self.mode == 'concatenation':
-            first, second = matrix(self.concat_project)[0].to(theta.dtype).chunk(2)
-            return ConcatAffinity(theta @ first, phi @ second)
+            return concatenated(self.concat_project, theta, phi)
         return SoftmaxAffinity(theta, phi, self.scale)
 
-    def _unary(self, x: Tensor, unit: nn.Module, num_queries: int) -> Affinity:
+    def filtered(
+        self, affinity: Affinity, values: Map, unit: nn.Module, x: Tensor
+    ) -> Tensor:
+        return super().filtered(affinity + self._unary(x, unit), values, unit, x)
+
+    def filter(
+        self, affinity: Affinity, values: Map, unit: nn.Module, weight: Tensor
+    ) -> Tensor:
+        return affinity.apply(values, weight)
+
+    def _unary(self, x: Tensor, unit: nn.Module) -> Affinity:
         weights = unit.conv_mask(x).flatten(1).softmax(1)
-        return UnaryAffinity(weights, num_queries)
+        return UnaryAffinity(weights, weights.shape[1])
 
 
 def centred(positions: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..graph import Affinity, DotAffinity, SoftmaxAffinity, SymmetricAffinity
-from ..graph.affinity import concat_channels
-from ..graph.filters import built_once
-from .base import NonLocalBlock, check_choice
+from ..graph.filters import reused
+from ..graph.lazy import Map, as_tensor, side_by_side
+from ..graph.products import concat_channels
+from .base import NonLocalBlock, check_choice, matrix
 
 AFFINITIES = ('softmax', 'relu_raw', 'sym_norm')
 
@@ -112,56 +113,68 @@ class GraphFilterBlock(NonLocalBlock):
         return self.units if self.num_units > 1 else (self,)
 
     def filter(
-        self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
+        self, affinity: Affinity, values: Map, unit: nn.Module, weight: Tensor
     ) -> Tensor:
         """The filter with the weight of ``unit.conv_out``, (B, N, C).
 
         Args:
             affinity (Affinity): A (B, N, N).
-            values (Tensor): g(x) (B, N, width).
+            values (Map): g(x) (B, N, width).
             unit (nn.Module): Holds the layers.
-            x (Tensor): Input of the unit, (B, C, *S).
+            weight (Tensor): ``[W_0 W_1 ...]`` (D_out, num_terms * width).
         """
         raise NotImplementedError(f'{type(self).__name__} does not define filter()')
 
     def affinity(self, x: Tensor) -> Affinity:
         self.check_input(x)
-        return self.pairwise(*self.project(x, (self.theta, self.phi)))
+        return self.pairwise(*self.embed(x))
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
         first, *others = self.each_unit()
-        pair, g = self.project(
-            x,
-            *((self.theta, self.phi), first.g),
-            channels_last=self.affinity_type == 'softmax',
-        )
-        affinity = self.pairwise(pair)
-        times = self.num_units * self.num_products
-        if times > 1:
-            affinity = built_once(affinity, g, times)
-        filtered = self.filter(affinity, g, first, x)
-        del pair, g  # the maps are as large as x: let them go before the norm
+        theta, phi, g = self.embed(x, first.g)
+        affinity = self.pairwise(theta, phi)
+        affinity = reused(affinity, g, self.num_units * self.num_products)
+        filtered = self.filtered(affinity, g, first, x)
+        del theta, phi, g  # as large as x: let them go before the norm
         if not others:
             del affinity
         x = self.output(x, filtered, first.conv_out)
         for unit in others:
-            (g,) = self.project(x, unit.g)
-            x = self.output(x, self.filter(affinity, g, unit, x), unit.conv_out)
+            filtered = self.filtered(affinity, *self.maps(x, unit.g), unit, x)
+            x = self.output(x, filtered, unit.conv_out)
         return x
 
-    def pairwise(self, pair: Tensor) -> Affinity:
-        """The affinity of θ(x) and φ(x), given side by side: (B, N, 2 C')."""
-        if self.affinity_type != 'softmax':
-            # The maps are ours: without gradients nobody needs them unrectified.
-            pair = torch.relu(pair) if torch.is_grad_enabled() else torch.relu_(pair)
+    def filtered(
+        self, affinity: Affinity, values: Map, unit: nn.Module, x: Tensor
+    ) -> Tensor:
+        """What :meth:`output` takes: the terms of the filter, if its layer has to be
+        called."""
+        weight = matrix(unit.conv_out)
+        if weight is None:
+            terms = self.num_terms * self.width
+            weight = torch.eye(terms, dtype=torch.float32, device=x.device)
+        return self.filter(affinity, values, unit, weight)
+
+    def embed(self, x: Tensor, *values: nn.Module) -> list[Map]:
+        """θ(x), φ(x), and the maps of the layers ``values`` of x."""
+        return self.maps(x, self.theta, self.phi, *values)
+
+    def pairwise(self, theta: Map, phi: Map) -> Affinity:
+        """The affinity of θ(x) and φ(x), (B, N, C') each."""
+        if self.affinity_type == 'softmax' and not self.symmetric:
+            return SoftmaxAffinity(theta, phi)
+        if self.affinity_type == 'softmax':
+            # [T P]_i·[P T]_j / 2 = (T_i·P_j + P_i·T_j) / 2
+            theta, phi = as_tensor(theta), as_tensor(phi)
+            pair, swapped = concat_channels(theta, phi), concat_channels(phi, theta)
+            return SoftmaxAffinity(pair, swapped, 0.5)
+        pair = as_tensor(side_by_side(theta, phi))
+        # The maps are ours: without gradients nobody needs them unrectified.
+        pair = torch.relu(pair) if torch.is_grad_enabled() else torch.relu_(pair)
         if self.affinity_type == 'sym_norm':
             return SymmetricAffinity.from_features(pair, symmetric=self.symmetric)
         theta, phi = pair.chunk(2, dim=-1)
-        scale = 1.0
         if self.symmetric:
-            # [T P]_i·[P T]_j / 2 = (T_i·P_j + P_i·T_j) / 2
-            theta, phi, scale = pair, concat_channels(phi, theta), 0.5
-        if self.affinity_type == 'softmax':
-            return SoftmaxAffinity(theta, phi, scale)
-        return DotAffinity(theta, phi, scale)
+            return DotAffinity(pair, concat_channels(phi, theta), 0.5)
+        return DotAffinity(theta, phi, 1.0)

@@ -3,43 +3,23 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, ConcatAffinity, DotAffinity, SoftmaxAffinity
-from ..graph.affinity import (
-    LinearMap,
-    channel_first_matmul,
-    convolves,
-    merges,
-    mix,
-    scaled_product,
-)
-from ..graph.dispatch import formulation, is_full_precision, nominal
-from ..graph.dot import projected_dot
-from .base import (
-    NonLocalBlock,
-    check_choice,
-    joint,
-    linear_map,
-    matrix,
-    tokens,
-)
+from ..graph.affinity import MatrixAffinity
+from ..graph.lazy import Map, as_tensor, then, transparent
+from ..graph.pooling import max_pool, pooled_grid
+from ..graph.products import transposed
+from .base import NonLocalBlock, check_choice, matrix, tokens
 
 MODES = ('gaussian', 'embedded_gaussian', 'dot_product', 'concatenation')
 ORDERS = ('conv_pool', 'pool_conv')
 SCALES = (False, True, 'inverted')
-
-# Of one map of up to so many values torch's convolution is a matrix product, without
-# the copies of a oneDNN primitive; and the affinity of so many positions is small.
-MOST_VALUES = 20480
-MOST_POSITIONS = 512
 
 
 @MODELS.register_module()
@@ -157,37 +137,32 @@ class NLBlock(NonLocalBlock):
 
     def affinity(self, x: Tensor) -> Affinity:
         self.check_input(x)
-        return self._affinity(x, self.pool(x) if self.pool_first else x)
+        return self._affinity(*self._maps(x))
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        if self.builds_matrix(x):
-            return x + self.conv_out(self._layer_by_layer(x))
-        if self._folds(x):
-            maps = map(linear_map, (self.theta, self.phi, self.g))
-            slope, constant = projected_dot(tokens(x), *maps, matrix(self.conv_out))
-            return self.output(x, channel_first_matmul(tokens(x), slope, constant))
-        source = self.pool(x) if self.pool_first else x
-        if self.mode == 'concatenation' and self._plain():
-            first, second = self._score_weights()
-            scores = [[compose(first, self.theta)], [compose(second, self.phi)]]
-            g, a, b = joint(tokens(x), [[linear_map(self.g)], *scores], True)
-            affinity = self._from_scores(a, b)
-        elif self.mode in ('gaussian', 'concatenation'):
-            affinity = self._affinity(x, source)
-            (g,) = self.project(source, self.g)
-        elif self.pool_first:
-            (theta,) = self.project(x, self.theta)
-            phi, g = self.project(source, self.phi, self.g)
-            affinity = self._pairwise(theta, phi)
-        else:
-            theta, phi, g = self.project(
-                x,
-                *(self.theta, self.phi, self.g),
-                channels_last=self.mode == 'embedded_gaussian',
-            )
-            affinity = self._pairwise(theta, phi)
+        theta, phi, g = self._maps(x, self.g)
+        affinity = self._affinity(theta, phi)
         return self.output(x, affinity.apply(g, matrix(self.conv_out)))
+
+    def _maps(self, x: Tensor, *values: nn.Module) -> list[Map]:
+        """Query and key of x, and the maps of the layers ``values`` of it."""
+        source = self.pool(x) if self.pool_first else x
+        if self.mode == 'gaussian':
+            query = key = tokens(x)
+            if self.sub_sample:
+                key = tokens(source if self.pool_first else self.pool(x))
+            return [query, key, *self.maps(source, *values)]
+        if source is x:
+            return self.maps(x, self.theta, self.phi, *values)
+        return [*self.maps(x, self.theta), *self.maps(source, self.phi, *values)]
+
+    def _affinity(self, query: Map, key: Map) -> Affinity:
+        if self.mode == 'concatenation':
+            return concatenated(self.concat_project, query, key)
+        if self.mode == 'dot_product':
+            return DotAffinity(query, key)
+        return SoftmaxAffinity(query, key, self.scale)
 
     def check_input(self, x: Tensor) -> None:
         super().check_input(x)
@@ -196,112 +171,6 @@ class NLBlock(NonLocalBlock):
                 f'NLBlock with sub_sample=True halves the map, so each pooled size '
                 f'must be at least 2, but got {tuple(x.shape)}'
             )
-
-    def builds_matrix(self, x: Tensor) -> bool:
-        """Whether the layers one by one are as fast, so that fewer calls win.
-
-        On a CPU: one small map, or several where the products are convolutions anyway.
-        """
-        if (
-            formulation() != 'auto'
-            or x.device.type != 'cpu'
-            or self.conv_out.with_activation
-            or not is_full_precision(x)
-        ):
-            return False
-        one = nominal(x.shape[0]) == 1
-        if one:
-            positions = math.prod(x.shape[2:])
-            # Before a pool g is called anyway, and conv_out reads fewer channels.
-            called = self.mode == 'gaussian' and self.sub_sample and not self.pool_first
-            width = self.inner_channels if called else self.in_channels
-            if positions > MOST_POSITIONS or positions * width > MOST_VALUES:
-                return False
-            if self.in_channels < 512:
-                return True
-        # The scores' weights, joined to θ and φ, are less than a convolution.
-        elif torch.is_grad_enabled() or self.mode == 'concatenation':
-            return False
-        weight = self.conv_out.conv.weight.flatten(1)
-        if one:
-            return not (self.pool_first or merges(tokens(x), weight))
-        return convolves(tokens(x), weight)
-
-    def _layer_by_layer(self, x: Tensor) -> Tensor:
-        """``A g(x)`` (B, C', *S) as the table of the class says it.
-
-        Without affinities, which cost as much as one of these products.
-        """
-        source = self.pool(x) if self.pool_first else x
-        g = self.g(source).flatten(2)
-        if self.mode == 'gaussian':
-            query, key = tokens(x), self._pooled(x, source).flatten(2)
-        else:
-            query, key = tokens(self.theta(x)), self.phi(source).flatten(2)
-        if self.mode == 'concatenation':
-            first, second = self._score_weights()
-            a = F.linear(query, first, self.concat_project.conv.bias)
-            weights = (a + second @ key).relu() / g.shape[2]
-        elif self.mode == 'dot_product':
-            weights = torch.bmm(query, key) / g.shape[2]
-        else:
-            weights = scaled_product(query, key.mT, self.scale).softmax(-1)
-        return torch.bmm(g, weights.mT).view(x.shape[0], -1, *x.shape[2:])
-
-    def _folds(self, x: Tensor) -> bool:
-        """Whether the dot product goes through the Gram matrix of the channels."""
-        return (
-            self.mode == 'dot_product'
-            and math.prod(x.shape[2:]) >= 2 * self.in_channels
-            and self._plain()
-            and is_full_precision(x)
-            and formulation() != 'dense'
-        )
-
-    def _plain(self) -> bool:
-        """Whether θ, φ and g are bare 1x1 convolutions of one input."""
-        return not self.sub_sample and all(
-            linear_map(layer) for layer in (self.theta, self.phi, self.g)
-        )
-
-    def _affinity(self, x: Tensor, source: Tensor) -> Affinity:
-        if self.mode == 'gaussian':
-            query = tokens(x)
-            if self.sub_sample:
-                return SoftmaxAffinity(query, tokens(self._pooled(x, source)))
-            return SoftmaxAffinity(query, query)
-        if self.mode == 'concatenation':
-            return self._concatenation(x, source)
-        (theta,) = self.project(x, self.theta)
-        (phi,) = self.project(source, self.phi)
-        return self._pairwise(theta, phi)
-
-    def _pooled(self, x: Tensor, source: Tensor) -> Tensor:
-        return self.pool(x) if self.sub_sample and not self.pool_first else source
-
-    def _pairwise(self, theta: Tensor, phi: Tensor) -> Affinity:
-        if self.mode == 'dot_product':
-            return DotAffinity(theta, phi)
-        return SoftmaxAffinity(theta, phi, self.scale)
-
-    def _concatenation(self, x: Tensor, source: Tensor) -> Affinity:
-        first, second = self._score_weights()
-        a = mix(tokens(x), *compose(first, self.theta))
-        if isinstance(self.phi, nn.Sequential):
-            b = tokens(self.phi(source)) @ second.mT
-        else:
-            b = mix(tokens(source), *compose(second, self.phi))
-        return self._from_scores(a, b)
-
-    def _score_weights(self) -> tuple[Tensor, Tensor]:
-        """The halves of w, (1, C') each, that meet θ and φ."""
-        return matrix(self.concat_project).chunk(2, dim=1)
-
-    def _from_scores(self, a: Tensor, b: Tensor) -> Affinity:
-        bias = self.concat_project.conv.bias
-        return ConcatAffinity(
-            (a if bias is None else a + bias).squeeze(-1), b.squeeze(-1)
-        )
 
 
 def logit_scale(use_scale: bool | str, width: int) -> float:
@@ -318,26 +187,22 @@ def concat_projection(width: int, bias: bool) -> nn.Module:
     return ConvModule(2 * width, 1, kernel_size=1, bias=bias)
 
 
-def compose(weight: Tensor, conv: nn.Module) -> LinearMap:
-    """``weight @ conv(x)`` as one map of x: its width, not the convolution's."""
-    bias = conv.conv.bias
-    return weight @ matrix(conv), None if bias is None else weight @ bias
+def concatenated(project: nn.Module, query: Map, key: Map) -> Affinity:
+    """``relu(w·[q_i, k_j] + b) / M`` with the layer w of :func:`concat_projection`.
 
-
-class _MaxPool3d(nn.MaxPool3d):
-    """Keeps the dtype; on a CPU, autocast makes it float32."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).to(x.dtype)
-
-
-def max_pool(ndim: int) -> nn.Module:
-    """The parameter-free pool of the keys: 2 along space, 1 along time."""
-    if ndim == 3:
-        return _MaxPool3d((1, 2, 2))
-    return (nn.MaxPool1d, nn.MaxPool2d)[ndim - 1](2)
-
-
-def pooled_grid(spatial: tuple[int, ...]) -> tuple[int, ...]:
-    """Sizes after :func:`max_pool`."""
-    return (*spatial[:-2], *(size // 2 for size in spatial[-2:]))
+    One number a position, a_i + b_j, if the layer is no more than its weight; else it
+    is called with every pair.
+    """
+    if transparent(project) and transparent(project.activate):
+        first, second = matrix(project).chunk(2, dim=1)
+        a, b = then(query, first, project.conv.bias), then(key, second)
+        return ConcatAffinity(as_tensor(a).squeeze(-1), as_tensor(b).squeeze(-1))
+    queries, keys = query.shape[1], key.shape[1]
+    pairs = torch.cat(
+        [
+            transposed(as_tensor(query)).unsqueeze(3).expand(-1, -1, -1, keys),
+            transposed(as_tensor(key)).unsqueeze(2).expand(-1, -1, queries, -1),
+        ],
+        dim=1,
+    )
+    return MatrixAffinity(project(pairs).squeeze(1) / keys)

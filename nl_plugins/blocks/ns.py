@@ -13,8 +13,9 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, laplacian
-from ..graph.affinity import mix
-from .base import check_choice, matrix
+from ..graph.lazy import Map
+from ..graph.products import mix
+from .base import check_choice
 from .graph_filter import GraphFilterBlock
 
 
@@ -55,7 +56,6 @@ class NSBlock(GraphFilterBlock):
         self.add_units()
 
     def filter(
-        self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
+        self, affinity: Affinity, values: Map, unit: nn.Module, weight: Tensor
     ) -> Tensor:
-        weight = self.sign * matrix(unit.conv_out)
-        return mix(laplacian(affinity, values), weight.to(values.dtype))
+        return mix(laplacian(affinity, values), self.sign * weight)

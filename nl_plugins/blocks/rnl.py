@@ -15,8 +15,8 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, ReLUAffinity, SoftmaxAffinity
+from ..graph.pooling import max_pool, pooled_grid
 from .base import NonLocalBlock, check_choice, matrix, tokens
-from .nl import max_pool, pooled_grid
 
 ACTIVATIONS = ('softmax', 'relu')
 
@@ -132,13 +132,12 @@ class RNLBlock(NonLocalBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
-        return self.output(x, self._filtered(x))
+        return self.output(x, self._filtered(self.theta(x)))
 
-    def _filtered(self, x: Tensor) -> Tensor:
-        theta = self.theta(x)
+    def _filtered(self, theta: Tensor) -> Tensor:
+        values = theta if self.pool is None else self.pool(theta)
         affinity = self._affinity(theta)
-        value = theta if self.pool is None else self.pool(theta)
-        return affinity.apply(tokens(value), matrix(self.conv_out))
+        return affinity.apply(tokens(values), matrix(self.conv_out))
 
     def _affinity(self, theta: Tensor) -> Affinity:
         regions = theta if self.region is None else self.region(theta)

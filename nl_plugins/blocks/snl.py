@@ -13,7 +13,8 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, chebyshev
-from .base import check_choice, matrix
+from ..graph.lazy import Map
+from .base import check_choice
 from .graph_filter import GraphFilterBlock
 
 
@@ -51,7 +52,7 @@ class SNLBlock(GraphFilterBlock):
         self.add_units(num_terms=2)
 
     def filter(
-        self, affinity: Affinity, values: Tensor, unit: nn.Module, x: Tensor
+        self, affinity: Affinity, values: Map, unit: nn.Module, weight: Tensor
     ) -> Tensor:
-        zeroth, first = matrix(unit.conv_out).chunk(2, dim=1)
+        zeroth, first = weight.chunk(2, dim=1)
         return chebyshev(affinity, values, [zeroth, self.sign * first])

@@ -4,7 +4,6 @@
 from .affinity import Affinity, SumAffinity
 from .concat import ConcatAffinity
 from .criss_cross import CrissCrossAffinity
-from .dispatch import debug, force
 from .dot import (
     CompactAffinity,
     DotAffinity,
@@ -13,6 +12,8 @@ from .dot import (
     UnaryAffinity,
 )
 from .filters import arma, cayley, chebyshev, laplacian
+from .plan import force
+from .precision import debug
 from .softmax import ReLUAffinity, SoftmaxAffinity
 
 __all__ = [

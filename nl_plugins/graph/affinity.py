@@ -6,134 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from . import dispatch
-from .dispatch import at_least_float32, nominal
-
-# Up to here one product of merged samples beats one product a sample, copy included.
-FEW_POSITIONS = 64
-
-# With fewer, a large `weight @ columns` takes twice as long as `rows @ weightᵀ`.
-FEW_COLUMNS = 16
-
-# Without gradients a convolution beats a merged product from here on, by the work or
-# by the size of the weight.
-MANY_MULTIPLICATIONS = 2**25
-LARGE_WEIGHT = 2**19
-
-#: Weight (D, C) and bias (D,) or None of a map of channels.
-LinearMap = tuple[Tensor, Tensor | None]
-
-
-def channel_first_matmul(a: Tensor, b: Tensor, plus: Tensor | None = None) -> Tensor:
-    """``a @ b + plus`` whose memory is channel-first, (B, channels, positions).
-
-    Feature maps arrive channel-first, so a result laid out like them joins the
-    residual sum and the next convolution without a transposing copy. With gradients
-    off a ``plus`` of the result's shape is overwritten by the result.
-    """
-    if plus is None:
-        return torch.bmm(b.mT, a.mT).mT
-    if not torch.is_grad_enabled() and plus.shape == (*a.shape[:2], b.shape[2]):
-        return plus.mT.baddbmm_(b.mT, a.mT).mT
-    return torch.baddbmm(plus.mT, b.mT, a.mT).mT
-
-
-def mix(
-    values: Tensor,
-    weight: Tensor,
-    plus: Tensor | None = None,
-    channels_last: bool = False,
-) -> Tensor:
-    """``values @ weight.mT + plus``: a 1x1 convolution of (B, N, D) by (D_out, D).
-
-    ``plus`` is anything that broadcasts to the result, a bias (D_out,) for one.
-    With ``channels_last`` the channels of a position are neighbours in memory, as
-    fused attention and the selection of positions want them; not on a small map.
-    """
-    convolve = convolves(values, weight)
-    if convolve or merges(values, weight):
-        bias = plus if plus is not None and plus.ndim == 1 else None
-        if convolve:
-            out = F.conv1d(values.mT, weight.unsqueeze(2), bias).mT
-        else:
-            # linear() reads channel-first memory a tenth slower than it is copied.
-            out = F.linear(values.contiguous(), weight, bias)
-        return out if plus is None or bias is not None else out + plus
-    # A matrix a sample, all at one address: torch.matmul would merge batch and
-    # positions, which copies channel-first memory.
-    weights = weight.unsqueeze(0)  # the gradient of one sample's expand() is a copy
-    weights = weights.expand(values.shape[0], -1, -1)
-    if channels_last and values.shape[1] > FEW_POSITIONS:
-        if plus is None:
-            return torch.bmm(values, weights.mT)
-        return torch.baddbmm(plus, values, weights.mT)
-    if plus is None:
-        return torch.bmm(weights, values.mT).mT
-    if plus.ndim == 1:
-        return torch.baddbmm(plus.unsqueeze(1), weights, values.mT).mT
-    return channel_first_matmul(values, weights.mT, plus)
-
-
-def merges(values: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`mix` takes the positions of all samples as rows of one product."""
-    batch, positions = nominal(values.shape[0]), values.shape[1]
-    if batch == 1:
-        return positions < FEW_COLUMNS and weight.numel() >= 2**15
-    return positions <= FEW_POSITIONS or _weight_gradient_is_large(values, weight)
-
-
-def mixes_rows(values: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`mix` reads a product of ``values`` best position by position."""
-    return values.stride(2) == 1 and merges(values, weight)
-
-
-def convolves(values: Tensor, weight: Tensor) -> bool:
-    """Whether :func:`mix` is a convolution, which copies no map: wide ones on a CPU.
-
-    Without gradients where the map is small; with them where a merged product would
-    copy channel-first maps there and back, from eight samples on.
-    """
-    if values.device.type != 'cpu':
-        return False
-    batch, positions = nominal(values.shape[0]), values.shape[1]
-    if not torch.is_grad_enabled():
-        large = batch > 1 and weight.numel() >= LARGE_WEIGHT
-        many = batch * positions * weight.numel() >= MANY_MULTIPLICATIONS
-        # It would copy a map of other strides, and part of a weight.
-        as_is = values.stride(1) == 1 and weight.is_contiguous()
-        return positions <= FEW_POSITIONS and as_is and (many or large)
-    return (
-        batch >= 8
-        and weight.numel() > 2**14
-        and values.stride(1) == 1
-        and merges(values, weight)
-    )
-
-
-def _weight_gradient_is_large(values: Tensor, weight: Tensor) -> bool:
-    """Whether the weight's gradients, one a sample, outgrow values and result."""
-    depth_out, depth = weight.shape
-    return (
-        weight.requires_grad
-        and torch.is_grad_enabled()
-        and values.shape[1] * (depth + depth_out) < depth * depth_out
-    )
-
-
-def scaled_product(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """``scale query keyᵀ`` (B, N, M) without a pass over it for the factor."""
-    if scale == 1:
-        return torch.bmm(query, key.mT)
-    zero = query.new_zeros(1, 1, 1)
-    return torch.baddbmm(zero, query, key.mT, beta=0, alpha=scale)
-
-
-def concat_channels(*tensors: Tensor) -> Tensor:
-    """Concatenate (B, positions, channels) along channels, channel-first in memory."""
-    return torch.cat([tensor.mT for tensor in tensors], dim=-2).mT
+from .lazy import Map, as_tensor, common_source
+from .machine import Machine
+from .plan import Case, Cost, Strategy, choose
+from .precision import at_least_float32, full_precision, operand
+from .strategies.matrix import OPERATOR, Matrix
 
 
 class Affinity:
@@ -147,19 +26,29 @@ class Affinity:
     Dynamo does not trace ``@`` between an object and a tensor.
 
     A subclass sets ``shape``, ``dtype``, ``device`` (see :meth:`_describe`) and
-    defines ``_dense()``, ``_rows(index)`` and ``_apply(values)``; these see values
-    of at least float32 (unless ``takes_half``) and no autocast. Tensors are
-    (B, positions, channels).
+    defines ``_dense()``, ``_rows(index)`` and either ``_apply(values)`` or
+    ``strategies``, the ways of computing it that the planner chooses from (see
+    :mod:`.plan`, whose ``Planned`` says what the attributes below mean). These see
+    values of at least float32 on a CPU and no autocast. Tensors are (B, positions,
+    channels).
     """
 
     shape: tuple[int, int, int]
     dtype: torch.dtype
     device: torch.device
-    takes_half = False  # whether _apply accumulates half-precision values in float32
+    strategies: tuple[Strategy, ...] = (OPERATOR, Matrix(1, 3, pairwise=False))
+    width = 0
+    rank = 0
+    same = False
+    grid: tuple[int, ...] = ()
 
-    def _describe(self, reference: Tensor, num_queries: int, num_keys: int) -> None:
+    def _describe(self, reference: Map, num_queries: int, num_keys: int) -> None:
         self.shape = (reference.shape[0], num_queries, num_keys)
         self.dtype, self.device = reference.dtype, reference.device
+
+    def source(self, values: Map) -> int:
+        """See :class:`.plan.Planned`."""
+        return 0
 
     # What a subclass defines.
     def _dense(self) -> Tensor:
@@ -170,17 +59,6 @@ class Affinity:
 
     def _apply(self, values: Tensor) -> Tensor:
         raise NotImplementedError(f'{type(self).__name__} does not define _apply()')
-
-    def _dense_is_cheaper(self, depth: int) -> bool:
-        """Whether the matrix pays for ``depth`` channels; see docs/en/benchmarks.md."""
-        return False
-
-    def _apply_weighted(
-        self, values: Tensor, weight: Tensor, plus: Tensor | None
-    ) -> Tensor:
-        out = self._apply(values)
-        plus = None if plus is None else plus.to(out.dtype)
-        return mix(out, weight.to(out.dtype), plus)
 
     def transpose(self) -> Affinity:
         """The affinity whose matrix is the transpose of this one's.
@@ -196,63 +74,48 @@ class Affinity:
 
     def apply(
         self,
-        values: Tensor,
+        values: Map,
         weight: Tensor | None = None,
         plus: Tensor | None = None,
     ) -> Tensor:
-        """``(A @ values) @ weight.mT + plus`` in the cheapest order.
+        """``(A @ values) @ weightᵀ + plus`` in the cheapest way.
 
         Args:
-            values (Tensor): (B, M, D).
+            values (Map): (B, M, D), a tensor or a linear map of one.
             weight (Tensor, optional): (D_out, D), a 1x1 convolution that follows.
             plus (Tensor, optional): (B, N or 1, D_out), what the result is added to;
                 with gradients off its memory may hold the result afterwards.
 
         Returns:
-            Tensor: (B, N, D), or (B, N, D_out) with ``weight``.
+            Tensor: (B, N, D) in the dtype of ``values``, or (B, N, D_out) with
+            ``weight``, which of half-precision values is float32: what follows, a
+            norm or a sum, wants its digits.
 
         Raises:
             ValueError: If ``values`` is not (B, M, D), or ``weight`` not (D_out, D).
         """
         self._check_values(values, weight)
-        dtype = values.dtype
-        with dispatch.full_precision(self.device):
-            dense = dispatch.use_dense(self, values.shape[2])
-            if dense or not self.takes_half:
-                values = at_least_float32(values)
-            if weight is not None:
-                weight = weight.to(values.dtype)
-            if plus is not None:
-                plus = plus.to(values.dtype)
-            if dense:
-                rows = weight is not None and mixes_rows(values, weight)
-                multiply = torch.bmm if rows else channel_first_matmul
-                out = multiply(self._dense(), values)
-                if weight is not None:
-                    out, plus = mix(out, weight, plus), None
-            elif weight is None:
-                out = self._apply(values)
-            else:
-                out, plus = self._apply_weighted(values, weight, plus), None
-            if plus is not None:
-                out = out + plus
-        return out.to(dtype)
+        strategy = choose(self, values, weight)
+        plus = None if plus is None else at_least_float32(plus)
+        with full_precision(self.device):
+            out = strategy.run(self, values, weight, plus)
+        return out.to(values.dtype) if weight is None else at_least_float32(out)
 
     def dense(self) -> Tensor:
         """The matrix itself, (B, N, M)."""
-        with dispatch.full_precision(self.device):
+        with full_precision(self.device):
             return self._dense().to(self.dtype)
 
     def rows(self, index: Tensor | Sequence[int]) -> Tensor:
         """Rows ``index`` of the matrix, (B, len(index), M), without the others."""
         index = torch.as_tensor(index, dtype=torch.long, device=self.device)
-        with dispatch.full_precision(self.device):
+        with full_precision(self.device):
             return self._rows(index).to(self.dtype)
 
     def __add__(self, other: Affinity) -> Affinity:
         return SumAffinity(self, other)
 
-    def _check_values(self, values: Tensor, weight: Tensor | None) -> None:
+    def _check_values(self, values: Map, weight: Tensor | None) -> None:
         batch, _, keys = self.shape
         if values.ndim != 3 or values.shape[:2] != (batch, keys):
             raise ValueError(
@@ -279,23 +142,77 @@ class Affinity:
 class MatrixAffinity(Affinity):
     """An affinity given by its matrix (B, N, M)."""
 
+    strategies = (Matrix(0, 0, calls=(0, 0), pairwise=False),)
+
     def __init__(self, matrix: Tensor) -> None:
         self._describe(matrix, *matrix.shape[1:])
         self.matrix = matrix
 
     def _dense(self) -> Tensor:
-        return at_least_float32(self.matrix)
+        return self.matrix
 
-    def _apply(self, values: Tensor) -> Tensor:
-        return channel_first_matmul(self._dense(), values)
+    def transpose(self) -> MatrixAffinity:
+        return MatrixAffinity(self.matrix.transpose(1, 2))
+
+
+class PairAffinity(Affinity):
+    """An affinity of query (B, N, C) and key (B, M, C)."""
+
+    def __init__(self, query: Map, key: Map) -> None:
+        name = type(self).__name__
+        if query.ndim != 3 or key.ndim != 3:
+            raise ValueError(
+                f'{name} needs query (B, N, C) and key (B, M, C), but got '
+                f'{tuple(query.shape)} and {tuple(key.shape)}'
+            )
+        if query.shape[0] != key.shape[0] or query.shape[2] != key.shape[2]:
+            raise ValueError(
+                f'{name} needs query and key of one batch size and width, but got '
+                f'{tuple(query.shape)} and {tuple(key.shape)}'
+            )
+        if query.device != key.device:
+            raise ValueError(
+                f'{name} needs query and key on one device, but got {query.device} and '
+                f'{key.device}'
+            )
+        self._describe(query, query.shape[1], key.shape[1])
+        self.query, self.key = query, key
+        self.width = query.shape[2]
+        self.same = query is key
+
+    def source(self, values: Map) -> int:
+        x = common_source(self.query, self.key, values)
+        return 0 if x is None else x.shape[2]
+
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Query and key as factors of a product."""
+        return operand(as_tensor(self.query)), operand(as_tensor(self.key))
+
+
+class Terms(Strategy):
+    """A sum, term by term, each in its own cheapest way."""
+
+    name = 'terms'
+    traceable = True
+
+    def cost(self, case: Case, machine: Machine) -> Cost:
+        return Cost(0)  # the terms decide for themselves
+
+    def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
+        # The last is often of one row, which the others are added to.
+        for term in reversed(affinity.terms):
+            plus = term.apply(values, weight, plus)
+        return plus
 
 
 class SumAffinity(Affinity):
     """``A_1 + A_2 + ...``: applied term by term."""
 
+    strategies = (Terms(), Matrix(1, 3, pairwise=False))
+
     def __init__(self, *terms: Affinity) -> None:
         shapes = [tuple(term.shape) for term in terms]
-        if len(set(shapes)) != 1:
+        if any(shape != shapes[0] for shape in shapes):
             raise ValueError(f'a sum of affinities needs one shape, but got {shapes}')
         self.terms = terms
         self.shape, self.dtype = terms[0].shape, terms[0].dtype
@@ -307,27 +224,5 @@ class SumAffinity(Affinity):
     def _rows(self, index: Tensor) -> Tensor:
         return sum(term._rows(index) for term in self.terms)
 
-    def _apply(self, values: Tensor) -> Tensor:
-        return sum(term.apply(values) for term in self.terms)
-
     def transpose(self) -> Affinity:
         return SumAffinity(*(term.transpose() for term in self.terms))
-
-
-def check_pair(name: str, query: Tensor, key: Tensor) -> None:
-    """Raise ValueError unless query is (B, N, C) and key (B, M, C) on one device."""
-    if query.ndim != 3 or key.ndim != 3:
-        raise ValueError(
-            f'{name} needs query (B, N, C) and key (B, M, C), but got '
-            f'{tuple(query.shape)} and {tuple(key.shape)}'
-        )
-    if query.shape[0] != key.shape[0] or query.shape[2] != key.shape[2]:
-        raise ValueError(
-            f'{name} needs query and key of one batch size and width, but got '
-            f'{tuple(query.shape)} and {tuple(key.shape)}'
-        )
-    if query.device != key.device:
-        raise ValueError(
-            f'{name} needs query and key on one device, but got {query.device} and '
-            f'{key.device}'
-        )

@@ -14,40 +14,33 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from . import dispatch
-from .affinity import (
-    Affinity,
-    MatrixAffinity,
-    channel_first_matmul,
-    concat_channels,
-    mix,
-    mixes_rows,
-)
-from .dispatch import at_least_float32, formulation, full_precision, is_open
-from .dot import LowRankAffinity
+from .affinity import Affinity, MatrixAffinity
+from .lazy import Map, as_tensor, wants_rows
+from .plan import MATRIX, Strategy, choose
+from .precision import at_least_float32, full_precision, operand
+from .products import concat_channels, mix, narrowed, product
+from .strategies.factors import FACTORS, RECURSION
 
 # A batch of larger matrices is not safe in torch.linalg.solve on a CPU.
 LARGEST_IN_A_BATCH = 64
 
-# Up to here one solve of N³ beats the terms of a series, N² each.
-FEW_POSITIONS_TO_SOLVE = 1024
 
-
-def laplacian(affinity: Affinity, values: Tensor) -> Tensor:
+def laplacian(affinity: Affinity, values: Map) -> Tensor:
     """``L g = g - A g`` (NS, Tao et al. 2018)."""
-    return values - affinity.apply(values)
+    filtered = affinity.apply(values)
+    return as_tensor(values) - filtered
 
 
 def chebyshev(
     affinity: Affinity,
-    values: Tensor,
+    values: Map,
     weights: Sequence[Tensor | None],
 ) -> Tensor:
     """``Σ_k T_k(A) g W_kᵀ`` with T_0 = I, T_1 = A, T_k = 2 A T_{k-1} - T_{k-2}.
 
     Args:
         affinity (Affinity): A (B, N, N).
-        values (Tensor): g (B, N, D).
+        values (Map): g (B, N, D).
         weights (Sequence[Tensor | None]): W_0 .. W_K, each (D_out, D); None leaves
             the term out.
 
@@ -59,118 +52,105 @@ def chebyshev(
     """
     if all(weight is None for weight in weights):
         raise ValueError('chebyshev needs at least one weight that is not None')
-    if len(weights) > 2 and affinity.shape[1] != affinity.shape[2]:
+    order = len(weights) - 1
+    if order > 1 and affinity.shape[1] != affinity.shape[2]:
         raise ValueError(
             'a filter of order 2 and more needs an affinity (B, N, N), but got '
             f'{affinity!r}'
         )
-    if len(weights) > 2:
-        affinity = built_once(affinity, values, len(weights) - 1)
-    if isinstance(affinity, MatrixAffinity):
-        return _matrix_chebyshev(affinity, values, weights)
-    if _low_rank_pays(affinity, values, len(weights) - 1):
-        return _low_rank_chebyshev(affinity, values, weights)
+    if order > 1:
+        values = _wide(as_tensor(values))
+        affinity, strategy = _reused(affinity, values, order, 'polynomial', weights[-1])
+        if strategy is RECURSION:
+            return _recursive_chebyshev(affinity, values, weights)
     *weights, last = weights
-    if len(weights) > 1 and last is not None:
+    if order > 1 and last is not None:
         # T_K = 2 A T_{K-1} - T_{K-2}: the second part joins the term of order K - 2.
         other = weights[-2]
         weights[-2] = -last if other is None else other - last
         last = 2 * last
     out = None
     previous, current = None, values
-    for order, weight in enumerate(weights):
-        if order == 1:
-            previous, current = current, affinity.apply(current)
-        elif order > 1:
+    for k, weight in enumerate(weights):
+        if k == 1:
+            previous, current = as_tensor(current), affinity.apply(current)
+        elif k > 1:
             previous, current = current, 2 * affinity.apply(current) - previous
         if weight is not None:
-            out = mix(current, weight.to(current.dtype), out)
+            out = _term(current, weight, out)
     if last is None:
         return out
     if not weights:
-        return mix(values, last.to(values.dtype))
+        return _term(values, last, None)
     return affinity.apply(current, last, out)
 
 
-def built_once(affinity: Affinity, values: Tensor, times: int) -> Affinity:
-    """To be applied so many times: where the matrix pays, the matrix."""
-    if isinstance(affinity, MatrixAffinity):
-        return affinity
-    if dispatch.use_dense(affinity, values.shape[2], times):
-        with full_precision(values.device):
-            return MatrixAffinity(affinity._dense())
-    return affinity
-
-
-def _matrix_chebyshev(
-    affinity: MatrixAffinity, values: Tensor, weights: Sequence[Tensor | None]
-) -> Tensor:
-    """The filter for a matrix: 2 A T_{k-1} - T_{k-2} in one call each."""
-    dtype = values.dtype
+def _term(values: Map, weight: Tensor, plus: Tensor | None) -> Tensor:
     with full_precision(values.device):
-        matrix, current = affinity._dense(), at_least_float32(values)
-        rows = mixes_rows(current, next(w for w in weights if w is not None))
-        if not rows:
-            matrix, current = matrix.mT, current.mT
-        previous, out = None, None
-        for order, weight in enumerate(weights):
-            if order:
-                pair = (matrix, current) if rows else (current, matrix)
-                if order == 1:
-                    term = torch.bmm(*pair)
-                else:
-                    term = torch.baddbmm(previous, *pair, beta=-1, alpha=2)
-                previous, current = current, term
-            if weight is not None:
-                term = current if rows else current.mT
-                out = mix(term, weight.to(term.dtype), out)
-    return out.to(dtype)
+        return mix(operand(as_tensor(values)), weight, plus)
 
 
-def _low_rank_pays(affinity: Affinity, values: Tensor, order: int) -> bool:
-    """Whether Rᵀ L, r x r, costs less than applying L Rᵀ order - 1 times more."""
-    return (
-        order > 1
-        and isinstance(affinity, LowRankAffinity)
-        and affinity.rank <= 2 * values.shape[2] * (order - 1)
-    )
+def _wide(values: Tensor) -> Tensor:
+    """Values that may be multiplied many times: float16 has not the range."""
+    return values.float() if values.dtype == torch.float16 else operand(values)
 
 
-def _low_rank_chebyshev(
-    affinity: LowRankAffinity, values: Tensor, weights: Sequence[Tensor | None]
+def reused(affinity: Affinity, values: Map, times: int) -> Affinity:
+    """To be applied ``times`` times to such values, one result after the other: where
+    the matrix pays, the matrix."""
+    return _reused(affinity, values, times, 'polynomial', None)[0]
+
+
+def _reused(
+    affinity: Affinity, values: Map, times: int, use: str, weight: Tensor | None
+) -> tuple[Affinity, Strategy | None]:
+    if isinstance(affinity, MatrixAffinity) or times < 2:
+        return affinity, None
+    strategy = choose(affinity, values, weight, times, use)
+    if strategy.name == MATRIX:
+        with full_precision(values.device):
+            return MatrixAffinity(affinity._dense()), strategy
+    return affinity, strategy
+
+
+def _recursive_chebyshev(
+    affinity: Affinity, values: Tensor, weights: Sequence[Tensor | None]
 ) -> Tensor:
     """The filter for A = L Rᵀ: two passes over the positions whatever the order.
 
     Every T_k(A) g is ``α g + L q`` with q (B, r, D), and A maps it to
     ``L (α Rᵀ g + Rᵀ L q)``: the recursion runs on α and q.
     """
-    dtype = values.dtype
     with full_precision(values.device):
-        values = at_least_float32(values)
-        context, square = affinity.context(values), affinity.context(affinity.left)
+        rows, left = wants_rows(values), affinity.left
+        context, square = affinity.context(values), affinity.context(left)
         terms = [(1, torch.zeros_like(context)), (0, context)]
         while len(terms) < len(weights):
             (before, q_before), (alpha, q) = terms[-2:]
             q = 2 * (square @ q + alpha * context) - q_before
             terms.append((-before, q))
         direct, through = None, None
-        for order, ((alpha, q), weight) in enumerate(zip(terms, weights)):
+        for k, ((alpha, q), weight) in enumerate(zip(terms, weights)):
             if weight is None:
                 continue
-            weight = weight.to(values.dtype)
+            weight = weight.to(q.dtype)
             if alpha:
                 direct = alpha * weight if direct is None else direct + alpha * weight
-            if order:
+            if k:
                 through = mix(q, weight, through)
         out = None if direct is None else mix(values, direct)
-        return channel_first_matmul(affinity.left, through, out).to(dtype)
+        through, size = narrowed(through, left.dtype)
+        if size is None:
+            return product(left, through, out, rows=rows)
+        through = product(left, through, rows=rows) * size
+        return through if out is None else out + through
 
 
 def arma(
     affinity: Affinity,
-    values: Tensor,
-    recurrent: Tensor,
-    skip: Tensor,
+    values: Map,
+    recurrent: Callable[[Tensor], Tensor] | Tensor,
+    skip: Callable[[Tensor], Tensor] | Tensor,
     num_iterations: int,
     activation: Callable[[Tensor], Tensor] | None = torch.relu,
 ) -> Tensor:
@@ -178,27 +158,32 @@ def arma(
 
     Args:
         affinity (Affinity): A (B, N, N).
-        values (Tensor): g (B, N, D).
-        recurrent (Tensor): V_a (D, D).
-        skip (Tensor): V_b (D, D).
+        values (Map): g (B, N, D).
+        recurrent (Tensor | Callable): V_a (D, D), or a layer that maps (B, N, D).
+        skip (Tensor | Callable): V_b (D, D), or a layer likewise.
         num_iterations (int): T.
         activation (Callable, optional): σ; None for the linear filter.
 
     Returns:
         Tensor: H_T (B, N, D).
     """
-    skipped = mix(values, skip.to(values.dtype))
-    hidden, affinity = values, built_once(affinity, values, num_iterations)
+    hidden = values = as_tensor(values)
+    affinity = reused(affinity, values, num_iterations)
+    skipped = skip(values) if callable(skip) else _term(values, skip, None)
     for _ in range(num_iterations):
-        hidden = affinity.apply(hidden, recurrent) + skipped
+        if callable(recurrent):
+            hidden = recurrent(affinity.apply(hidden)) + skipped
+        else:
+            hidden = affinity.apply(hidden, recurrent) + skipped
         if activation is not None:
             hidden = activation(hidden)
+        hidden = hidden.to(values.dtype)
     return hidden
 
 
 def cayley(
     affinity: Affinity,
-    values: Tensor,
+    values: Map,
     order: int = 1,
     zoom: float = 1.0,
 ) -> list[Tensor]:
@@ -213,7 +198,7 @@ def cayley(
 
     Args:
         affinity (Affinity): A (B, N, N).
-        values (Tensor): g (B, N, D).
+        values (Map): g (B, N, D).
         order (int): Highest power j. Defaults to 1.
         zoom (float): h > 0. Defaults to 1.
 
@@ -227,42 +212,49 @@ def cayley(
         raise ValueError(
             f'cayley needs order >= 1 and zoom > 0, but got {order} and {zoom}'
         )
+    values = as_tensor(values)
     dtype, depth = values.dtype, values.shape[2]
     with full_precision(values.device):
         values = at_least_float32(values)
-        if _matrix_is_solved(affinity):  # one matrix for every power
-            affinity = MatrixAffinity(affinity._dense())
         # One complex signal is two real ones side by side: A is real.
         signal = concat_channels(values, torch.zeros_like(values))
+        ratio = zoom / math.hypot(zoom, 1)
+        num_terms = math.ceil(math.log(torch.finfo(values.dtype).eps) / math.log(ratio))
+        affinity, strategy = _reused(affinity, signal, num_terms, 'solve', None)
         terms = [values]
         for _ in range(order):
             # (hL - i)(hL + i)^-1 = 1 - 2i (hL + i)^-1
-            signal = signal + _multiply(_resolvent(affinity, signal, zoom), -2j)
+            if isinstance(affinity, MatrixAffinity):
+                inverse = _solve(affinity.matrix, signal, zoom)
+            elif strategy is FACTORS:
+                inverse = _woodbury(affinity, signal, zoom)
+            else:
+                inverse = _series(affinity, signal, zoom, num_terms)
+            signal = signal + _multiply(inverse, -2j)
             terms += [signal[..., :depth], signal[..., depth:]]
     return [term.to(dtype) for term in terms]
 
 
-def _matrix_is_solved(affinity: Affinity) -> bool:
-    """Whether (hL + iI)^-1 is of the matrix, N x N, itself."""
-    if formulation() != 'auto':
-        return formulation() == 'dense'
-    low_rank = isinstance(affinity, LowRankAffinity)
-    limit = affinity.rank if low_rank else FEW_POSITIONS_TO_SOLVE
-    return affinity.shape[1] <= limit
+# The three ways to (hL + iI)^-1 of a complex signal, hL + iI = alpha I - h A.
+def _solve(matrix: Tensor, signal: Tensor, zoom: float) -> Tensor:
+    eye = torch.eye(matrix.shape[-1], dtype=signal.dtype, device=signal.device)
+    # Not a complex factor: the ONNX exporters know none of Python's.
+    operator = torch.complex(zoom * (eye - matrix.to(signal.dtype)), eye)
+    solved = solve(operator, torch.complex(*signal.chunk(2, dim=-1)))
+    return torch.cat([solved.real, solved.imag], dim=-1)
 
 
-def _resolvent(affinity: Affinity, signal: Tensor, zoom: float) -> Tensor:
-    """``(hL + iI)^-1`` of a complex signal, ``hL + iI = alpha I - h A``."""
+def _woodbury(affinity: Affinity, signal: Tensor, zoom: float) -> Tensor:
+    left = at_least_float32(affinity.left)
+    # (alpha I - h L Rᵀ)^-1 = (I + h L (alpha I - h Rᵀ L)^-1 Rᵀ) / alpha
+    small, context = affinity.context(left), affinity.context(signal)
+    inner = _solve(small, context, zoom)
+    outer = signal + zoom * product(left, inner, rows=wants_rows(signal))
+    return _multiply(outer, 1 / complex(zoom, 1))
+
+
+def _series(affinity: Affinity, signal: Tensor, zoom: float, num_terms: int) -> Tensor:
     alpha = complex(zoom, 1)
-    if isinstance(affinity, MatrixAffinity):
-        return _solve(affinity._dense(), signal, alpha, zoom)
-    if isinstance(affinity, LowRankAffinity):
-        left = affinity.left
-        inner = _solve(affinity.context(left), affinity.context(signal), alpha, zoom)
-        outer = signal + zoom * channel_first_matmul(left, inner)
-        return _multiply(outer, 1 / alpha)
-    ratio = zoom / math.hypot(zoom, 1)
-    num_terms = math.ceil(math.log(torch.finfo(signal.dtype).eps) / math.log(ratio))
     term = total = _multiply(signal, 1 / alpha)
     for _ in range(num_terms):
         term = _multiply(affinity.apply(term), zoom / alpha)
@@ -270,25 +262,23 @@ def _resolvent(affinity: Affinity, signal: Tensor, zoom: float) -> Tensor:
     return total
 
 
-def _solve(operator: Tensor, signal: Tensor, alpha: complex, zoom: float) -> Tensor:
-    eye = torch.eye(operator.shape[-1], dtype=signal.dtype, device=signal.device)
-    solved = solve(
-        alpha * eye - zoom * operator, torch.complex(*signal.chunk(2, dim=-1))
-    )
-    return torch.cat([solved.real, solved.imag], dim=-1)
-
-
 def solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """``matrix^-1 right`` of (B, n, n) and (B, n, D).
+    """``matrix^-1 right`` of (B, n, n) and (B, n, D), without a check that waits for
+    the device: hL + iI is never singular.
 
     On a CPU several large matrices are solved one by one: a batch of them gives wrong
     results, errors or never ends with more than one thread
     (https://github.com/pytorch/pytorch/issues/142815).
     """
     batch, size, _ = matrix.shape
-    if matrix.device.type != 'cpu' or size <= LARGEST_IN_A_BATCH or is_open(batch):
-        return torch.linalg.solve(matrix, right)
-    return torch.stack([torch.linalg.solve(*pair) for pair in zip(matrix, right)])
+    if (
+        matrix.device.type != 'cpu'
+        or size <= LARGEST_IN_A_BATCH
+        or isinstance(batch, torch.SymInt)
+    ):
+        return torch.linalg.solve_ex(matrix, right)[0]
+    pairs = zip(matrix, right)
+    return torch.stack([torch.linalg.solve_ex(*pair)[0] for pair in pairs])
 
 
 def _multiply(signal: Tensor, factor: complex) -> Tensor:

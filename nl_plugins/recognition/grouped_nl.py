@@ -47,9 +47,6 @@ class GroupedNLBlock(NLBlock):
         """The graphs of the groups, one after the other along the batch."""
         return super().affinity(self._split(x))
 
-    def builds_matrix(self, x: Tensor) -> bool:
-        return super().builds_matrix(self._split(x))
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T, H, W) -> (B, C, T, H, W)."""
         out = super().forward(self._split(x))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nl_plugins import graph
-from nl_plugins.graph.dispatch import at_least_float32
+from nl_plugins.graph.precision import at_least_float32
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import torch
 from nl_plugins import graph
 from nl_plugins.analysis.memory import peak_memory
 from nl_plugins.compat.repair import release
-from nl_plugins.graph import concat, softmax
-from nl_plugins.graph.filters import built_once
+from nl_plugins.graph.filters import reused
+from nl_plugins.graph.plan import case_of, decisions
+from nl_plugins.graph.strategies import sorted as by_sorting
 
 from .cases import CASES, grid_of, leaves
 
@@ -139,7 +140,7 @@ def test_softmax_uses_the_fused_kernel():
     query, key, values = (
         x.float() for x in leaves(BY_NAME['softmax'], width=8, depth=8)
     )
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), graph.force('fast'):
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION), graph.force('fused'), torch.no_grad():
         graph.SoftmaxAffinity(query, key) @ values
 
 
@@ -226,93 +227,121 @@ def test_channels_last_callers(case):
     torch.testing.assert_close(got, case.build(query, key, (3, 4)) @ values)
 
 
-def test_dense_where_dense_wins_and_never_for_many_keys():
-    rule = softmax.matrix_pays
-    cpu = torch.device('cpu')
-    assert rule((1, 196, 196), 512, cpu)
-    assert not rule((1, 8192, 8192), 512, cpu)
-    assert not rule((1, 4096, 4096), 4096, cpu)
-    assert not rule((8, 256, 256), 16, cpu)
-    assert rule((1, 256, 256), 16, cpu)
-    assert not rule((1, 1, 4096), 16, cpu)
+def taken(affinity, values, **options):
+    """The name of the strategy that is taken."""
+    with decisions() as made, torch.set_grad_enabled(options.pop('grad', True)):
+        affinity.apply(values, **options)
+    ((_, decision),) = made
+    return decision.taken
 
 
-@pytest.mark.parametrize('positions, dense', [(400, True), (600, False)])
-def test_one_tile_of_self_attention_is_the_matrix(positions, dense):
-    nodes = torch.empty(8, positions, 16, device='meta')
-    affinity = graph.SoftmaxAffinity(nodes, nodes)
-    affinity.device = torch.device('cpu')
-    with torch.no_grad():
-        assert affinity._dense_is_cheaper(16) is dense
-    assert not affinity._dense_is_cheaper(16)
+@pytest.mark.parametrize('case', [c for c in CASES if c.quadratic and c.name != 'sum'])
+def test_never_a_matrix_for_many_keys(case):
+    query, key, values = (x.to('meta') for x in leaves(case, queries=2500, keys=2500))
+    affinity = case.build(query, key, (50, 50))
+    for grad in (True, False):
+        assert taken(affinity, values, grad=grad) != 'matrix'
+        case_ = case_of(affinity, values)
+        assert 'linear' in affinity.strategies[-1].refuses(case_)
 
 
-@pytest.mark.parametrize('batch, in_inference', [(1, False), (2, True)])
-def test_a_small_matrix_of_one_sample_is_left_to_the_fused_kernel(batch, in_inference):
-    query, key = torch.rand(2, batch, 400, 16)
+def test_a_small_map_is_a_matrix_and_a_large_one_is_not():
+    def name(batch, positions, width):
+        x = torch.rand(batch, positions, width, device='meta')
+        return taken(graph.SymmetricAffinity(x, x + 1), x)
+
+    assert name(1, 4, 16) == 'matrix'
+    assert name(2, 4096, 32) == 'factors'
+
+
+def test_a_decision_is_explained_and_remembered():
+    query, key, values = leaves(BY_NAME['softmax'])
     affinity = graph.SoftmaxAffinity(query, key)
-    assert affinity._dense_is_cheaper(16) is True
-    with torch.no_grad():
-        assert affinity._dense_is_cheaper(16) is in_inference
-
-
-@pytest.mark.parametrize(
-    'batch, grid, dense',
-    [
-        (1, (2, 2), True),
-        (64, (7, 7), True),
-        (2, (15, 15), True),
-        (32, (14, 14), True),
-        (8, (28, 28), False),
-        (1, (97, 97), False),
-        (1, (1, 4096), False),
-    ],
-)
-def test_criss_cross_is_dense_on_small_grids_alone(batch, grid, dense):
-    positions = grid[0] * grid[1]
-    query = torch.empty(batch, positions, 64, device='meta')
-    affinity = graph.CrissCrossAffinity(query, query, grid)
-    assert affinity._dense_is_cheaper(512) is dense
-
-
-@pytest.mark.parametrize(
-    'build, batch, positions, width, dense',
-    [
-        (graph.ConcatAffinity, 1, 4, None, True),
-        (graph.ConcatAffinity, 8, 196, None, True),
-        (graph.ConcatAffinity, 128, 256, None, False),
-        (graph.SymmetricAffinity, 1, 4, 16, True),
-        (graph.SymmetricAffinity, 32, 64, 32, True),
-        (graph.SymmetricAffinity, 128, 256, 16, False),
-        (graph.DotAffinity, 8, 196, 256, True),
-        (graph.DotAffinity, 8, 196, 32, False),
-    ],
-)
-def test_the_matrix_is_built_on_small_maps_alone(build, batch, positions, width, dense):
-    sizes = (batch, positions) if width is None else (batch, positions, width)
-    nodes = torch.empty(sizes, device='meta')
-    assert build(nodes, nodes)._dense_is_cheaper(width or 16) is dense
+    with decisions() as made:
+        affinity @ values
+        affinity @ values
+    (_, first), (_, second) = made
+    assert first == second
+    text = str(first)
+    assert 'row_tiles' in text and 'ms' in text
+    assert 'refused: query and key are not one tensor' in text
+    assert len(text.splitlines()) == 1 + len(affinity.strategies)
 
 
 def test_repeated_use_makes_the_matrix_worth_building():
     def is_built(positions, times):
         nodes = torch.rand(8, positions, 16)
         affinity = graph.SymmetricAffinity(nodes, nodes)
-        return built_once(affinity, nodes, times) is not affinity
+        return reused(affinity, nodes, times) is not affinity
 
-    assert [is_built(100, times) for times in (1, 2, 8)] == [False, True, True]
-    assert [is_built(150, times) for times in (1, 2, 8)] == [False, False, True]
-    assert not is_built(400, 8)
+    assert is_built(16, 8)
+    assert not is_built(16, 1)
+    assert not is_built(2500, 8)
     with graph.force('fast'):
-        assert not is_built(100, 8)
+        assert not is_built(16, 8)
+
+
+SATURATED = [
+    ('softmax_square', 700, 8, 1e3),
+    ('softmax', 300, 8, 1e3),
+    ('criss_cross', 336, 8, 1e2),
+    ('softmax_square', 720, 8, 1e4),
+    ('softmax', 300, 8, 1e8),
+    ('criss_cross', 336, 8, 1e5),
+]
+
+
+@pytest.mark.parametrize('name, positions, width, scale', SATURATED)
+def test_gradients_of_saturated_weights_keep_their_digits(
+    name, positions, width, scale
+):
+    case = BY_NAME[name]
+    inputs = leaves(
+        case, batch=1, queries=positions, keys=positions, width=width, scale=scale
+    )
+    grid = grid_of(positions)
+
+    def run(way, dtype):
+        args = [x.detach().to(dtype).requires_grad_() for x in inputs]
+        with graph.force(way):
+            out = case.build(*args[:2], grid) @ args[2]
+        out.square().sum().backward()
+        return [out.detach(), *(x.grad for x in args if x.grad is not None)]
+
+    exact = run('dense', torch.float64)
+    dense = run('dense', torch.float32)
+    for way in [s.name for s in case.build(*inputs[:2], grid).strategies]:
+        if way in ('fused', 'matrix') or (way == 'square_tiles' and not case.shared):
+            continue
+        for got, by_matrix, reference in zip(
+            run(way, torch.float32), dense, exact, strict=True
+        ):
+            assert got.isfinite().all()
+            allowed = max(4 * relative_error(by_matrix, reference), 1e-5)
+            assert relative_error(got, reference) <= allowed
+
+
+@pytest.mark.parametrize('name', ['softmax', 'softmax_square', 'criss_cross'])
+def test_no_weight_is_below_the_smallest_normal_number(name):
+    case = BY_NAME[name]
+    query, key, values = (
+        x.detach().float() for x in leaves(case, queries=36, keys=36, scale=9.0)
+    )
+    affinity = case.build(query, key, (6, 6))
+    # Of unit vectors as values the result is the weights themselves.
+    eye = torch.eye(36).expand(2, -1, -1)
+    for way in ('fast', 'dense'):
+        with graph.force(way):
+            weights = affinity @ eye
+        assert not ((weights > 0) & (weights < 1.2e-38)).any()
 
 
 def test_many_rows_are_sorted_like_few():
     rows = torch.randn(128, 256)
     rows[:, ::3] = rows[:, 1:2]
     rows[0, :4] = torch.tensor([0.0, -0.0, math.inf, -math.inf])
-    assert concat._radix_sorts(rows)
-    ordered, order = concat._sort(rows)
+    assert by_sorting._radix_sorts(rows)
+    ordered, order = by_sorting._sort(rows)
     assert torch.equal(ordered, rows.sort(dim=1, descending=True)[0])
     assert torch.equal(ordered, rows.flatten()[order])
     assert torch.equal(order // 256, torch.arange(128)[:, None].expand(128, 256))
@@ -324,6 +353,12 @@ def test_force_restores_and_refuses_other_names():
     with pytest.raises(ValueError, match="one of .*'fast'.* but got 'quick'"):
         with graph.force('quick'):
             pass
+    affinity = graph.SoftmaxAffinity(x, y)
+    with pytest.raises(ValueError, match='square_tiles was forced, but refuses: query'):
+        with graph.force('square_tiles'):
+            affinity @ y
+    with graph.force('sorted'):  # which another affinity has
+        affinity @ y
 
 
 x, y = torch.rand(2, 6, 4), torch.rand(2, 5, 4)

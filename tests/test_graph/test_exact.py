@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nl_plugins import graph
-from nl_plugins.graph import tiles
-from nl_plugins.graph.dot import projected_dot
+from nl_plugins.graph import plan
 from nl_plugins.graph.filters import solve
+from nl_plugins.graph.lazy import linear_maps
+from nl_plugins.graph.strategies import square_tiles, tiles
 
 from .cases import CASES, grid_of, leaves
 
@@ -21,9 +22,9 @@ EXACT = dict(rtol=1e-11, atol=1e-11)
 @pytest.fixture(params=['one tile', 'many tiles'], autouse=True)
 def tile_sizes(request, monkeypatch):
     if request.param == 'many tiles':
-        monkeypatch.setattr(tiles, 'TILE_ELEMENTS', {'cpu': 16})
         monkeypatch.setattr(tiles, 'MIN_ROWS', 2)
-        monkeypatch.setattr(tiles, 'SQUARE', 3)
+        monkeypatch.setattr(tiles, 'tile_rows', lambda *_: 2)
+        monkeypatch.setattr(square_tiles, 'SIDE', 3)
 
 
 def value_and_gradients(function, inputs):
@@ -161,11 +162,72 @@ def test_dot_product_of_linear_maps(biased, width):
         return (query @ key.mT / 9) @ values @ weight.mT
 
     def folded(x):
-        slope, constant = projected_dot(x, *maps, weight)
-        return x @ slope + (0 if constant is None else constant)
+        query, key, values = linear_maps(x, *maps)
+        with graph.force('gram'):
+            return graph.DotAffinity(query, key).apply(values, weight)
 
     fast = value_and_gradients(folded, [x])
     assert_same(fast, value_and_gradients(stepwise, [x]), **EXACT)
+
+
+def ways(case, needs_gradients=True):
+    """Every strategy of a case's affinity that takes it, with its name."""
+    inputs = leaves(case, width=6)  # as wide as the values: fused attention takes it
+    affinity = case.build(*inputs[:2], grid_of(12))
+    with torch.set_grad_enabled(needs_gradients):
+        sizes = plan.case_of(affinity, inputs[2])
+    return [s.name for s in affinity.strategies if s.refuses(sizes) is None]
+
+
+@pytest.mark.parametrize(
+    'case, name',
+    [(case, name) for case in CASES for name in ways(case)],
+    ids=lambda each: getattr(each, 'name', each),
+)
+def test_every_strategy_equals_the_matrix(case, name):
+    inputs = leaves(case, width=6)
+    grid = grid_of(12)
+    weight = torch.randn(3, 6, dtype=torch.float64)
+
+    def applied(query, key, values):
+        return case.build(query, key, grid).apply(values, weight)
+
+    def by_matrix(query, key, values):
+        return case.build(query, key, grid).dense() @ values @ weight.mT
+
+    with graph.force(name):
+        got = value_and_gradients(applied, inputs)
+    assert_same(got, value_and_gradients(by_matrix, inputs), **EXACT)
+
+
+@pytest.mark.parametrize(
+    'case, name',
+    [(case, name) for case in CASES for name in ways(case, False)],
+    ids=lambda each: getattr(each, 'name', each),
+)
+@settings(max_examples=5, deadline=None)
+@given(data=st.data())
+def test_every_strategy_is_linear_and_has_its_adjoint(case, name, data):
+    """``<A v, w> = <v, Aᵀ w>`` and ``A (v + 2 u) = A v + 2 A u``."""
+    queries = data.draw(st.integers(1, 12))
+    query, key, values = (
+        x.detach()
+        for x in leaves(
+            case,
+            queries=queries,
+            keys=data.draw(st.integers(1, 12)),
+            width=6,
+            seed=data.draw(st.integers(0, 99)),
+        )
+    )
+    affinity = case.build(query, key, grid_of(queries))
+    other = torch.randn_like(values)
+    probe = torch.randn(2, queries, 6, dtype=torch.float64)
+    with graph.force(name), torch.no_grad():
+        out, both = affinity @ values, affinity @ (values + 2 * other)
+        adjoint = affinity.dense().mT @ probe
+        torch.testing.assert_close((out * probe).sum(), (values * adjoint).sum())
+        torch.testing.assert_close(both, out + 2 * (affinity @ other))
 
 
 @pytest.mark.parametrize('symmetric', [True, False])

@@ -1,0 +1,134 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""What a machine does in a second: the only figures that the planner knows."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+
+from .precision import HALF
+
+#: Names a file of rates that ``tools/analysis_tools/calibrate.py`` measured.
+VARIABLE = 'NL_PLUGINS_MACHINE'
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Rates of one device class in one precision.
+
+    Attributes:
+        multiply_adds (float): Of large matrix products, a second.
+        cached_bytes (float): Read or written a second where they fit the cache.
+        moved_bytes (float): Read or written a second in memory.
+        call (float): Seconds an operator takes besides its work.
+        cache (int): Bytes that stay close to the processor.
+        attention (float): Share of ``multiply_adds`` that torch's fused attention
+            reaches.
+        tile (int): Elements of one tile of weights.
+        measured (bool): False for a rate from a data sheet.
+    """
+
+    multiply_adds: float
+    cached_bytes: float
+    moved_bytes: float
+    call: float
+    cache: int
+    attention: float
+    tile: int
+    measured: bool = True
+
+
+# Two cores of a server processor. Whatever a machine really does, a rate that is wrong
+# by three costs about a tenth of the time (docs/en/benchmarks.md, regret).
+_CPU = Machine(
+    multiply_adds=60e9,
+    cached_bytes=20e9,
+    moved_bytes=6e9,
+    call=6e-6,
+    cache=2**24,
+    attention=0.7,
+    tile=2**21,
+)
+# An H100 by its data sheet, at two thirds of the peak.
+_CUDA = Machine(
+    multiply_adds=22e12,
+    cached_bytes=6e12,
+    moved_bytes=2.4e12,
+    call=6e-6,
+    cache=3 * 2**24,
+    attention=0.6,
+    tile=2**24,
+    measured=False,
+)
+
+
+def _with(machine: Machine, **changes: float) -> Machine:
+    return Machine(**{**asdict(machine), **changes})
+
+
+#: By device class and precision.
+MACHINES: dict[tuple[str, str], Machine] = {
+    ('cpu', 'float32'): _CPU,
+    ('cpu', 'float64'): _with(_CPU, multiply_adds=30e9),
+    # Half precision is computed in float32 on a CPU.
+    ('cpu', 'half'): _CPU,
+    ('cuda', 'float32'): _CUDA,
+    ('cuda', 'tf32'): _with(_CUDA, multiply_adds=150e12, attention=0.15),
+    ('cuda', 'half'): _with(_CUDA, multiply_adds=300e12),
+    ('cuda', 'float64'): _with(_CUDA, multiply_adds=20e12, attention=0.1),
+}
+
+
+def precision_of(dtype: torch.dtype, device_class: str) -> str:
+    """'float32', 'tf32', 'half' or 'float64'."""
+    if dtype in HALF:
+        return 'half'
+    if dtype == torch.float64:
+        return 'float64'
+    if device_class == 'cuda' and torch.get_float32_matmul_precision() != 'highest':
+        return 'tf32'
+    return 'float32'
+
+
+def machine_of(device_class: str, precision: str) -> Machine:
+    """The rates in force: those of the file that ``NL_PLUGINS_MACHINE`` named at the
+    import, else of the table above. Devices that the table does not know count as a
+    CPU."""
+    return _in_force['cuda' if device_class == 'cuda' else 'cpu', precision]
+
+
+def read_machines(path: str | Path) -> dict[tuple[str, str], Machine]:
+    """The table with the rates of a file, ``{"cpu/float32": {"call": 6e-6, ...}}``.
+
+    Raises:
+        ValueError: If the file cannot be read or holds something else.
+    """
+    names = {field.name for field in fields(Machine)}
+    machines = dict(MACHINES)
+    try:
+        for name, rates in json.loads(Path(path).read_text(encoding='utf-8')).items():
+            device_class, precision = name.split('/')
+            base = asdict(machines[device_class, precision])
+            unknown = sorted(set(rates) - names)
+            if unknown:
+                raise ValueError(f'{name} has no rate {unknown[0]!r}')
+            if not all(
+                isinstance(rate, bool) == (key == 'measured') and rate >= 0
+                for key, rate in rates.items()
+            ):
+                raise ValueError(f'{name} holds a rate that is no positive number')
+            machines[device_class, precision] = Machine(**{**base, **rates})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f'{path} holds no rates of a machine ({error}): write it with '
+            f'tools/analysis_tools/calibrate.py, or unset {VARIABLE}'
+        ) from error
+    return machines
+
+
+# Once: a planner that read the environment would not be captured by torch.compile.
+_in_force = read_machines(os.environ[VARIABLE]) if VARIABLE in os.environ else MACHINES

@@ -1,0 +1,358 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""The one place that decides how something is computed.
+
+An affinity lists strategies. A strategy says of a :class:`Case` whether it refuses it,
+and what it would cost; the planner takes the cheapest that does not refuse. Sizes
+decide, never the data, free memory or a timer, so a result repeats itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .lazy import Map
+from .machine import Machine, machine_of, precision_of
+from .precision import is_exported, is_traced
+
+
+class Planned(Protocol):
+    """What the planner reads off an affinity.
+
+    Attributes:
+        shape (tuple[int, int, int]): B, N, M.
+        dtype (torch.dtype): Of what it is made of.
+        device (torch.device): Where it is.
+        width (int): Channels of query and key; 0 where entries are no products.
+        rank (int): Of its factors; 0 where there are none.
+        same (bool): Whether query and key are one tensor.
+        grid (tuple[int, ...]): Sizes of the map, where it knows them.
+        strategies (tuple[Strategy, ...]): The ways of computing it; the first never
+            refuses.
+    """
+
+    shape: tuple[int, int, int]
+    dtype: torch.dtype
+    device: torch.device
+    width: int
+    rank: int
+    same: bool
+    grid: tuple[int, ...]
+    strategies: tuple[Strategy, ...]
+
+    def source(self, values: Map) -> int:
+        """Channels of the x that query, key and values are linear maps of, none of
+        them computed yet; 0 where they are not."""
+        ...
+
+
+class Case(NamedTuple):
+    """What a strategy may know.
+
+    Attributes:
+        batch, queries, keys (int): B, N, M.
+        width (int): Channels C of query and key.
+        rank (int): Of the factors, 0 where there are none.
+        depth (int): Channels D of the values.
+        depth_out (int): Channels of the result: D, or those of the output weight.
+        times (int): How often the affinity is applied, one result after the other.
+        use (str): ``'apply'``, ``'polynomial'`` (of the affinity) or ``'solve'`` (a
+            system with it).
+        grad (bool): Whether a backward pass will follow.
+        same (bool): Whether query and key are one tensor.
+        source (int): See :meth:`Planned.source`.
+        weighted (bool): Whether an output weight follows.
+        captured (bool): Whether ``torch.export`` captures a graph.
+        grid (tuple[int]): Sizes of the map, where the affinity knows them.
+        dtype (torch.dtype): Of the factors.
+        device (str): Device class.
+        precision (str): Row of the table of machines.
+    """
+
+    batch: int
+    queries: int
+    keys: int
+    width: int
+    rank: int
+    depth: int
+    depth_out: int
+    times: int
+    use: str
+    grad: bool
+    same: bool
+    source: int
+    weighted: bool
+    captured: bool
+    grid: tuple[int, ...]
+    dtype: torch.dtype
+    device: str
+    precision: str
+
+    @property
+    def pairs(self) -> int:
+        """B N M."""
+        return self.batch * self.queries * self.keys
+
+    @property
+    def itemsize(self) -> int:
+        return 8 if self.precision == 'float64' else 4
+
+
+class Cost(NamedTuple):
+    """What a computation takes.
+
+    Attributes:
+        multiply_adds (float): Of matrix products.
+        touched (tuple): (bytes of a tensor, passes over it) pairs.
+        calls (float): Operators started.
+    """
+
+    multiply_adds: float
+    touched: tuple[tuple[float, float], ...] = ()
+    calls: float = 0
+
+    def seconds(self, machine: Machine) -> float:
+        """The estimate."""
+        total = self.multiply_adds / machine.multiply_adds + self.calls * machine.call
+        for size, passes in self.touched:
+            fits = size <= machine.cache
+            rate = machine.cached_bytes if fits else machine.moved_bytes
+            total += size * passes / rate
+        return total
+
+    def and_(self, *others: Cost) -> Cost:
+        """This and the others, one after the other."""
+        parts = (self, *others)
+        return Cost(
+            sum(c.multiply_adds for c in parts),
+            tuple(pair for c in parts for pair in c.touched),
+            sum(c.calls for c in parts),
+        )
+
+    def times(self, factor: float) -> Cost:
+        """The same, ``factor`` times."""
+        touched = tuple((size, passes * factor) for size, passes in self.touched)
+        return Cost(self.multiply_adds * factor, touched, self.calls * factor)
+
+
+class Strategy:
+    """A way of computing ``A @ values``.
+
+    A subclass has a ``name`` and defines ``cost`` and ``run``, and ``refuses`` if
+    there are cases that it cannot or must not compute.
+    """
+
+    name: ClassVar[str]
+    #: Plain operators of any size only: what TorchScript may record.
+    traceable: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _names[cls.name] = None
+
+    def refuses(self, case: Case) -> str | None:
+        """Why not, as the end of a sentence; None where it can."""
+        return None
+
+    def cost(self, case: Case, machine: Machine) -> Cost:
+        """Of the forward and, with ``case.grad``, the backward pass together."""
+        raise NotImplementedError(f'{type(self).__name__} does not define cost()')
+
+    def run(
+        self,
+        affinity: Planned,
+        values: Map,
+        weight: Tensor | None,
+        plus: Tensor | None,
+    ) -> Tensor:
+        """``(A @ values) @ weightᵀ + plus``, either part optional."""
+        raise NotImplementedError(f'{type(self).__name__} does not define run()')
+
+
+class Estimate(NamedTuple):
+    """One row of an explanation: seconds, or the reason of a refusal."""
+
+    strategy: str
+    seconds: float | None
+    reason: str | None
+
+
+class Decision(NamedTuple):
+    """What was decided for one case, and why."""
+
+    affinity: str
+    case: Case
+    estimates: tuple[Estimate, ...]
+    taken: str
+    why: str
+
+    def __str__(self) -> str:
+        rows = [f'{self.affinity}: {self.taken} ({self.why})']
+        for name, seconds, reason in self.estimates:
+            said = f'refused: {reason}' if reason else f'{seconds * 1e3:10.3f} ms'
+            mark = '*' if name == self.taken else ' '
+            rows.append(f'  {mark} {name:14} {said}')
+        return '\n'.join(rows)
+
+
+#: What :func:`force` takes besides the name of a strategy.
+FORMULATIONS = ('auto', 'dense', 'fast')
+MATRIX = 'matrix'
+_names: dict[str, None] = {}
+_forced = 'auto'
+_listeners: list = []
+_memo: dict = {}
+
+
+@contextmanager
+def force(name: str) -> Iterator[None]:
+    """Compute every affinity in one way, for tests and benchmarks.
+
+    Args:
+        name (str): ``'dense'`` builds each matrix, ``'fast'`` never does, ``'auto'``
+            (the default outside) takes the cheapest. The name of a strategy is
+            taken wherever an affinity has it; other affinities stay at 'auto'.
+
+    Raises:
+        ValueError: If no strategy has the name, or, inside, if it refuses a case.
+    """
+    if name not in FORMULATIONS and name not in _names:
+        raise ValueError(
+            f'force takes one of {[*FORMULATIONS, *_names]}, but got {name!r}'
+        )
+    global _forced
+    previous, _forced = _forced, name
+    try:
+        yield
+    finally:
+        _forced = previous
+
+
+@contextmanager
+def decisions() -> Iterator[list[tuple[Planned, Decision]]]:
+    """Collect every decision made inside the context, with its affinity."""
+    collected: list = []
+    _listeners.append(collected)
+    try:
+        yield collected
+    finally:
+        # By identity: two empty lists are equal.
+        _listeners[:] = [seen for seen in _listeners if seen is not collected]
+
+
+def choose(
+    affinity: Planned,
+    values: Map,
+    weight: Tensor | None = None,
+    times: int = 1,
+    use: str = 'apply',
+) -> Strategy:
+    """The strategy for applying an affinity ``times`` times to such values: the
+    cheapest that does not refuse, or the one in force."""
+    if is_traced():
+        return _traced(affinity)
+    case = case_of(affinity, values, weight, times, use)
+    if torch.compiler.is_compiling():
+        return _decide(affinity.strategies, case)
+    key = affinity.strategies, case, _forced
+    found = _memo.get(key)
+    if found is None:
+        if len(_memo) > 4096:
+            _memo.clear()
+        found = _memo[key] = _decide(affinity.strategies, case)
+    if _listeners:
+        decision = explain_case(affinity, case)
+        for seen in _listeners:
+            seen.append((affinity, decision))
+    return found
+
+
+def _traced(affinity: Planned) -> Strategy:
+    """What TorchScript records: the first strategy of plain operators."""
+    plain = [strategy for strategy in affinity.strategies if strategy.traceable]
+    if _forced == 'dense':
+        return next((s for s in plain if s.name == MATRIX), plain[0])
+    return plain[0]
+
+
+def _decide(strategies: tuple[Strategy, ...], case: Case) -> Strategy:
+    name = MATRIX if _forced == 'dense' else _forced
+    if name not in FORMULATIONS:
+        for strategy in strategies:
+            if strategy.name == name:
+                reason = strategy.refuses(case)
+                # The matrix itself can always be had.
+                if reason is not None and name != MATRIX:
+                    raise ValueError(f'{name} was forced, but refuses: {reason}')
+                return strategy
+    machine = machine_of(case.device, case.precision)
+    best, least = None, 0.0
+    for strategy in strategies:
+        if _forced == 'fast' and strategy.name == MATRIX:
+            continue
+        if strategy.refuses(case) is not None:
+            continue
+        seconds = strategy.cost(case, machine).seconds(machine)
+        if best is None or seconds < least:
+            best, least = strategy, seconds
+    return strategies[0] if best is None else best  # each affinity's first always can
+
+
+def explain_case(affinity: Planned, case: Case) -> Decision:
+    """The decision about a case with every estimate and refusal."""
+    machine = machine_of(case.device, case.precision)
+    estimates = []
+    for strategy in affinity.strategies:
+        reason = strategy.refuses(case)
+        seconds = None
+        if reason is None:
+            seconds = strategy.cost(case, machine).seconds(machine)
+        estimates.append(Estimate(strategy.name, seconds, reason))
+    taken = _decide(affinity.strategies, case).name
+    if _forced != 'auto':
+        why = f'force({_forced!r})'
+    elif len(estimates) == 1:
+        why = 'the only way'
+    else:
+        refused = all(e.reason is not None for e in estimates)
+        why = 'every way was refused' if refused else 'the cheapest estimate'
+    return Decision(repr(affinity), case, tuple(estimates), taken, why)
+
+
+def case_of(
+    affinity: Planned,
+    values: Map,
+    weight: Tensor | None = None,
+    times: int = 1,
+    use: str = 'apply',
+) -> Case:
+    """The case of an affinity that is applied to values."""
+    batch, queries, keys = affinity.shape
+    device, depth = affinity.device.type, values.shape[2]
+    device = 'cpu' if device == 'meta' else device  # nothing is computed there
+    return Case(
+        # A rule that asked for an open size would bind the captured graph to its
+        # answer: count with 8 samples.
+        batch=8 if isinstance(batch, torch.SymInt) else batch,
+        queries=queries,
+        keys=keys,
+        width=affinity.width,
+        rank=affinity.rank,
+        depth=depth,
+        depth_out=depth if weight is None else weight.shape[0],
+        times=times,
+        use=use,
+        grad=torch.is_grad_enabled(),
+        same=affinity.same,
+        source=affinity.source(values),
+        weighted=weight is not None,
+        captured=is_exported(),
+        grid=affinity.grid,
+        dtype=affinity.dtype,
+        device=device,
+        precision=precision_of(affinity.dtype, device),
+    )

@@ -1,0 +1,173 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Criss-cross attention along rows and columns, a few grid rows at a time."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ..lazy import Map, as_tensor
+from ..machine import Machine, machine_of, precision_of
+from ..plan import Case, Cost, Strategy
+from ..precision import operand
+from ..products import float32_product, mix, transposed
+from .costs import around, pick
+from .tiles import LOG2_E, exponentials, softmax_slope, spans, tile_rows
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """``a @ b`` of (B, X, n, k) and (B, X, k, m), in at least float32."""
+    out = float32_product(a.flatten(0, 1), b.flatten(0, 1))
+    return out.unflatten(0, a.shape[:2])
+
+
+def _logits(query: Tensor, key: Tensor, span: slice) -> Tensor:
+    """Logits (B, h, W, H + W) of the grid rows ``span``, to base 2, column part first.
+
+    The position itself lies in its row and in its column; the column part omits it.
+    """
+    height = key.shape[1]
+    chosen = query[:, span]
+    columns = key.permute(0, 2, 3, 1)
+    column = _product(chosen.transpose(1, 2), columns).transpose(1, 2)  # (B, h, W, H)
+    row = _product(chosen, transposed(key[:, span]))  # (B, h, W, W)
+    positions = torch.arange(height, device=query.device)
+    itself = positions[span, None, None] == positions
+    column = column.masked_fill(itself, -math.inf)
+    return torch.cat([column, row], dim=-1).mul_(LOG2_E)
+
+
+class CrissCross(torch.autograd.Function):
+    """Criss-cross attention of maps (B, H, W, C), ``step`` grid rows at a time."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        query: Tensor, key: Tensor, values: Tensor, step: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        outs, peaks, totals = [], [], []
+        height, width = key.shape[1:3]
+        columns = values.transpose(1, 2)
+        for span in spans(height, step):
+            weights, peak = exponentials(_logits(query, key, span))
+            total = weights.sum(-1, keepdim=True)
+            weights = weights.div_(total).to(values.dtype)
+            column, row = weights.split([height, width], dim=-1)
+            out = _product(column.transpose(1, 2), columns).transpose(1, 2)
+            outs.append(out + _product(row, values[:, span]))
+            peaks.append(peak)
+            totals.append(total)
+        return torch.cat(outs, 1), torch.cat(peaks, 1), torch.cat(totals, 1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        *tensors, ctx.step = inputs
+        ctx.save_for_backward(*tensors, *output[1:])
+        ctx.mark_non_differentiable(*output[1:])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, *_) -> tuple:
+        query, key, values, peak, total = ctx.saved_tensors
+        low = values.dtype
+        height, width = key.shape[1:3]
+        rows: list[list[Tensor]] = []
+        grad_keys, grad_values = 0, 0  # what columns give, for all grid rows
+        key_columns, value_columns = key.transpose(1, 2), values.permute(0, 2, 3, 1)
+        for span in spans(height, ctx.step):
+            weights, _ = exponentials(_logits(query, key, span), peak[:, span])
+            weights = weights.div_(total[:, span])
+            some = grad[:, span].to(low)
+            across = some.transpose(1, 2)  # (B, W, h, D)
+            slope = torch.cat(
+                [
+                    _product(across, value_columns).transpose(1, 2),
+                    _product(some, transposed(values[:, span])),
+                ],
+                dim=-1,
+            )
+            slope = softmax_slope(weights, slope, 1).to(low)
+            column, row = weights.to(low).split([height, width], dim=-1)
+            column_slope, row_slope = slope.split([height, width], dim=-1)
+            column, column_slope = column.transpose(1, 2), column_slope.transpose(1, 2)
+            chosen = query[:, span]
+            grad_values = grad_values + _product(transposed(column), across)
+            grad_keys = grad_keys + _product(
+                transposed(column_slope), chosen.transpose(1, 2)
+            )
+            rows.append(
+                [
+                    _product(row_slope, key[:, span])
+                    + _product(column_slope, key_columns).transpose(1, 2),
+                    _product(transposed(row_slope), chosen),
+                    _product(transposed(row), some),
+                ]
+            )
+        grad_query, key_rows, value_rows = (torch.cat(parts, 1) for parts in zip(*rows))
+        grads = (
+            grad_query,
+            grad_keys.transpose(1, 2) + key_rows,
+            grad_values.transpose(1, 2) + value_rows,
+        )
+        return *(g.to(low) for g in grads), None
+
+
+class Crossing(Strategy):
+    """Products along rows and columns: N (H + W)(C + D) instead of N² (C + D)."""
+
+    name = 'crossing'
+
+    def cost(self, case: Case, machine: Machine) -> Cost:
+        height, width = case.grid
+        positions = case.batch * case.queries
+        pairs = positions * (height + width)
+        step = self._step(case.batch, case.grid, case.width + case.depth, machine)
+        tiles = -(-height // step)
+        size = case.batch * step * width * (height + width) * case.itemsize
+        channels, depth = case.width, case.depth
+        maps = positions * (2 * channels + depth) * case.itemsize
+        one = Cost(
+            pairs * pick(case, channels + depth, 4 * channels + 3 * depth),
+            (
+                (size, tiles * pick(case, 14, 40)),
+                (maps, pick(case, 4, 16)),
+            ),
+            tiles * pick(case, 24, 70) + 10,
+        )
+        return one.times(case.times).and_(around(case))
+
+    def _step(
+        self, batch: int, grid: tuple[int, ...], channels: int, machine: Machine
+    ) -> int:
+        """Grid rows at a time: no more than the tile of the machine, and, so that
+        memory stays linear on small maps too, no more than what comes in; but a
+        quarter of a MiB is nothing."""
+        height, width = grid
+        batch = 8 if isinstance(batch, torch.SymInt) else batch
+        rows = tile_rows(batch, height + width, machine) // width
+        largest = max(height * width * channels, 2**16 // max(batch, 1))
+        return max(1, min(rows, largest // (width * (height + width)), height))
+
+    def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
+        query, key, values = (
+            operand(as_tensor(map_)) for map_ in (affinity.query, affinity.key, values)
+        )
+        maps = [
+            map_.to(values.dtype).unflatten(1, affinity.grid).contiguous()
+            for map_ in (query, key, values)
+        ]
+        device = values.device.type
+        machine = machine_of(device, precision_of(values.dtype, device))
+        channels = query.shape[2] + values.shape[2]
+        step = self._step(query.shape[0], affinity.grid, channels, machine)
+        out = CrissCross.apply(*maps, step)[0].flatten(1, 2)
+        if weight is not None:
+            return mix(out, weight, plus)
+        return out if plus is None else out + plus
+
+
+CROSSING = Crossing()

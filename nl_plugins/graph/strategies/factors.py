@@ -1,0 +1,232 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""``A = L Rᵀ`` by its factors: nothing of size N x M, and time linear in N."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..lazy import LinearMap, Map, as_tensor, wants_rows
+from ..machine import Machine
+from ..plan import Case, Cost, Strategy
+from ..precision import operand
+from ..products import is_row_major, mix, narrowed, product, transposed
+from .costs import maps, pick, products
+
+
+def _factors(case: Case) -> Cost:
+    """Of L and R themselves: normalisation, in a few passes over them."""
+    size = case.batch * case.queries * case.rank * case.itemsize
+    return Cost(0, ((size, pick(case, 3, 9)),), pick(case, 5, 14))
+
+
+def _thin(case: Case, width: int, depth: int) -> Cost:
+    """Of one product of a map (B, N, width) with a matrix (B, width, depth)."""
+    positions = case.batch * case.queries
+    size = positions * (width + depth) * case.itemsize
+    return Cost(
+        positions * width * depth * products(case),
+        ((size, products(case)),),
+        pick(case, 1, 3),
+    )
+
+
+class Factors(Strategy):
+    """``A v = L (Rᵀ v)``; the output weight joins the small context Rᵀ v."""
+
+    name = 'factors'
+    traceable = True
+
+    def cost(self, case: Case, machine: Machine) -> Cost:
+        rank, depth = case.rank, case.depth
+        context, back = _thin(case, depth, rank), _thin(case, rank, depth)
+        total = _factors(case).and_(maps(case))
+        if case.use == 'solve':  # the identity of Woodbury: r x r, complex
+            square = _thin(case, rank, rank)
+            solve = Cost(4 * case.batch * rank * rank * (rank + 2 * depth))
+            return total.and_(square, solve, context.times(2), back.times(2))
+        total = total.and_(context.and_(back).times(case.times - 1), context)
+        return total.and_(self._last(case))
+
+    def _last(self, case: Case) -> Cost:
+        small = case.batch * case.rank * case.depth * case.depth_out
+        inside = Cost(small * products(case), (), pick(case, 1, 4))
+        return inside.and_(_thin(case, case.rank, case.depth_out))
+
+    def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
+        rows = wants_rows(values)
+        context = affinity.context(operand(as_tensor(values)))
+        if weight is not None:
+            context = mix(context, weight, rows=True)
+        left = affinity.left
+        context, size = narrowed(context, left.dtype)
+        if size is None:
+            return product(left, context, plus, rows=rows)
+        out = product(left, context, rows=rows)
+        return out * size if plus is None else torch.addcmul(plus, out, size)
+
+
+class FactorsFirst(Factors):
+    """``A v = L (Rᵀ v)``, then the output weight: better where v is narrow."""
+
+    name = 'factors_first'
+
+    def refuses(self, case: Case) -> str | None:
+        return None if case.weighted else 'there is no output weight to keep apart'
+
+    def _last(self, case: Case) -> Cost:
+        back = _thin(case, case.rank, case.depth)
+        return back.and_(_thin(case, case.depth, case.depth_out))
+
+    def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
+        out = super().run(affinity, values, None, None)
+        return mix(out, weight, plus, wants_rows(values))
+
+
+class OneRow(Strategy):
+    """Every row of A is the same: one is computed for all."""
+
+    name = 'one_row'
+    traceable = True
+
+    def cost(self, case: Case, machine: Machine) -> Cost:
+        size = case.batch * case.keys * case.depth * case.itemsize
+        return Cost(0, ((size, pick(case, 1, 3)),), pick(case, 2, 6)).and_(maps(case))
+
+    def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
+        out = affinity.context(operand(as_tensor(values)))
+        if weight is not None:
+            out = mix(out, weight)
+        out = out if plus is None else out + plus
+        return out.expand(-1, affinity.shape[1], -1)
+
+
+class Recursion(Strategy):
+    """A polynomial of ``A = L Rᵀ`` by ``Rᵀ L``, r x r: two passes over the positions
+    whatever the order; see :func:`..filters.chebyshev`."""
+
+    name = 'recursion'
+
+    def refuses(self, case: Case) -> str | None:
+        if case.use != 'polynomial' or case.times < 2:
+            return 'only a polynomial of order 2 and more repeats the small product'
+        return None
+
+    def cost(self, case: Case, machine: Machine) -> Cost:
+        rank, depth = case.rank, case.depth
+        small = case.batch * case.times * rank * depth * (rank + case.depth_out)
+        return _factors(case).and_(
+            _thin(case, rank, rank),
+            _thin(case, depth, rank),
+            _thin(case, rank, case.depth_out),
+            Cost(small * products(case), (), pick(case, 3, 9) * case.times),
+        )
+
+
+class Gram(Strategy):
+    """Query, key, values and output are linear maps of one x (B, N, C).
+
+    The context keyᵀ values is then a map of the channels' Gram matrix xᵀ x, and what
+    follows it one map of x: two products over positions of width C replace five, and
+    no projection is stored. It pays where positions outnumber channels.
+    """
+
+    name = 'gram'
+
+    def refuses(self, case: Case) -> str | None:
+        if not case.source:
+            return 'query, key and values are not plain 1x1 convolutions of one map'
+        if case.use != 'apply' or case.times > 1:
+            return 'the affinity is applied more than once'
+        if case.precision == 'half':
+            return 'half precision has no digits for squares of the input'
+        return None
+
+    def cost(self, case: Case, machine: Machine) -> Cost:
+        channels, positions = case.source, case.batch * case.queries
+        size = positions * channels * case.itemsize
+        # Half of a symmetric product on a CPU; one product in its backward pass.
+        share = 0.625 if case.device == 'cpu' else 1.0
+        gram = positions * channels**2 * (share + case.grad)
+        slope = positions * channels * case.depth_out * products(case)
+        small = (
+            case.batch
+            * channels
+            * (
+                channels * case.width
+                + case.width * case.depth
+                + case.depth * case.depth_out
+                + case.width * case.depth_out
+            )
+        )
+        out = positions * (channels + case.depth_out) * case.itemsize
+        return Cost(
+            gram + slope + small * products(case),
+            ((size, pick(case, 1, 3)), (out, products(case))),
+            pick(case, 14, 40),
+        )
+
+    def run(self, affinity, values: LinearMap, weight: Tensor | None, plus):
+        query, key, x = affinity.query, affinity.key, values.x
+        gram, total = Moments.apply(x)
+        total = total.unsqueeze(1)
+        context = key.weight.to(x.dtype) @ gram @ transposed(values.weight.to(x.dtype))
+        if key.bias is not None:
+            context = context + key.bias.unsqueeze(-1) * mix(total, values.weight)
+        if values.bias is not None:
+            projected = mix(total, key.weight)
+            if key.bias is not None:
+                projected = projected + x.shape[1] * key.bias
+            context = context + transposed(projected) * values.bias
+        context = context * affinity.scale
+        if weight is not None:
+            context = context @ transposed(weight.to(x.dtype))
+        if query.bias is not None:
+            constant = (query.bias.to(x.dtype) @ context).unsqueeze(1)
+            plus = constant if plus is None else plus + constant
+        slope = transposed(query.weight.to(x.dtype)) @ context
+        return product(x, slope, plus, rows=is_row_major(x))
+
+
+class Moments(torch.autograd.Function):
+    """``xᵀ x`` (B, C, C) and ``Σ_i x_i`` (B, C) of x (B, N, C).
+
+    The gradient is ``x (G + Gᵀ) + s``: one product, where a product of two tensors
+    would take two.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        return gram(x), x.sum(1)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, square: Tensor, total: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        both = square + transposed(square)
+        return transposed(torch.baddbmm(total.unsqueeze(-1), both, transposed(x)))
+
+
+def gram(x: Tensor) -> Tensor:
+    """``xᵀ x`` (B, C, C) of x (B, N, C).
+
+    On a CPU the products of wide x skip what lies below the diagonal: 5/8 of them.
+    """
+    channels = x.shape[2]
+    if x.device.type != 'cpu' or channels % 4:
+        return transposed(x) @ x
+    rows: list[Tensor] = []
+    for i, block in enumerate(x.chunk(4, dim=2)):
+        mirrored = [transposed(row.chunk(4, dim=2)[i]) for row in rows]
+        right = transposed(block) @ x[:, :, i * (channels // 4) :]
+        rows.append(torch.cat([*mirrored, right], dim=2))
+    return torch.cat(rows, dim=1)
+
+
+FACTORS, FACTORS_FIRST, ONE_ROW = Factors(), FactorsFirst(), OneRow()
+RECURSION, GRAM = Recursion(), Gram()
