@@ -16,7 +16,7 @@ from mmengine.model.weight_init import initialize, update_init_info
 from torch import Tensor
 
 from ..graph import Affinity
-from ..graph.lazy import Map, as_tensor, linear_maps, transparent
+from ..graph.lazy import Map, as_tensor, linear_maps, transparent, untouched
 from ..graph.precision import is_traced
 from ..graph.products import is_row_major, transposed
 
@@ -342,11 +342,9 @@ def fold(positions: Tensor, like: Tensor) -> Tensor:
     return maps.contiguous()
 
 
-def _is_free(layer: nn.Module) -> bool:
-    """Whether neither autograd nor a hook holds the result of a norm or activation."""
-    if layer._forward_hooks or type(layer).__module__.split('.')[0] != 'torch':
-        return False
-    return isinstance(layer, _NORMS)
+def _is_free(norm: nn.Module) -> bool:
+    """Whether the result of a norm is nobody else's, neither autograd's nor a hook's."""
+    return untouched(norm) and type(norm).__module__.startswith('torch.nn')
 
 
 def draw(layer: nn.Module, init: str, num_terms: int = 1) -> None:

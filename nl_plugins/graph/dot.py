@@ -13,6 +13,7 @@ from .lazy import Map, as_tensor
 from .precision import at_least_float32, debugging, operand
 from .products import concat_channels, narrowed, product, transposed
 from .strategies.factors import (
+    BLOCK_GRAM,
     FACTORS,
     FACTORS_FIRST,
     GRAM,
@@ -50,7 +51,7 @@ class DotAffinity(PairAffinity, LowRankAffinity):
         scale (float, optional): Factor; None means 1 / M. Defaults to None.
     """
 
-    strategies = (FACTORS, FACTORS_FIRST, GRAM, RECURSION, Matrix(1, 3))
+    strategies = (FACTORS, FACTORS_FIRST, GRAM, BLOCK_GRAM, RECURSION, Matrix(1, 3))
 
     def __init__(self, query: Map, key: Map, scale: float | None = None) -> None:
         super().__init__(query, key)
@@ -94,7 +95,7 @@ class SymmetricAffinity(PairAffinity, LowRankAffinity):
             Defaults to True.
     """
 
-    strategies = (FACTORS, FACTORS_FIRST, RECURSION, Matrix(5, 14, calls=(7, 20)))
+    strategies = (FACTORS, FACTORS_FIRST, RECURSION, Matrix(10, 26, calls=(7, 20)))
 
     def __init__(self, query: Map, key: Map, symmetric: bool = True) -> None:
         super().__init__(query, key)

@@ -39,23 +39,23 @@ def transparent(layer: nn.Module | None) -> bool:
     modules, no ``forward`` of its own, and a weight that is its own parameter: not
     pruned, normalised, parametrised, quantised or wrapped.
     """
-    if any(getattr(torch_module, hooks) for hooks in _GLOBAL_HOOKS):
-        return False
-    return _is_untouched(layer) and (
+    return untouched(layer) and (
         type(layer) is nn.ReLU
         or _is_plain_conv(layer)
         or (
             _is_conv_module(layer)
-            and _is_untouched(layer.conv)
+            and untouched(layer.conv)
             and _is_plain_conv(layer.conv)
         )
     )
 
 
-def _is_untouched(layer: nn.Module | None) -> bool:
+def untouched(layer: nn.Module | None) -> bool:
+    """Whether nothing listens to calls of ``layer`` or stands in for them."""
     return (
         isinstance(layer, nn.Module)
         and not any(getattr(layer, hooks) for hooks in _HOOKS)
+        and not any(getattr(torch_module, hooks) for hooks in _GLOBAL_HOOKS)
         and 'forward' not in vars(layer)
         and getattr(layer, '_compiled_call_impl', None) is None
     )

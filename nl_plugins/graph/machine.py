@@ -45,10 +45,10 @@ class Machine:
 # Two cores of a server processor. Whatever a machine really does, a rate that is wrong
 # by three costs about a tenth of the time (docs/en/benchmarks.md, regret).
 _CPU = Machine(
-    multiply_adds=60e9,
-    cached_bytes=20e9,
+    multiply_adds=100e9,
+    cached_bytes=25e9,
     moved_bytes=6e9,
-    call=6e-6,
+    call=10e-6,
     cache=2**24,
     attention=0.7,
     tile=2**21,
@@ -73,7 +73,7 @@ def _with(machine: Machine, **changes: float) -> Machine:
 #: By device class and precision.
 MACHINES: dict[tuple[str, str], Machine] = {
     ('cpu', 'float32'): _CPU,
-    ('cpu', 'float64'): _with(_CPU, multiply_adds=30e9),
+    ('cpu', 'float64'): _with(_CPU, multiply_adds=50e9),
     # Half precision is computed in float32 on a CPU.
     ('cpu', 'half'): _CPU,
     ('cuda', 'float32'): _CUDA,

@@ -133,10 +133,10 @@ class Crossing(Strategy):
         one = Cost(
             pairs * pick(case, channels + depth, 4 * channels + 3 * depth),
             (
-                (size, tiles * pick(case, 14, 40)),
-                (maps, pick(case, 4, 16)),
+                (size, tiles * pick(case, 20, 60)),
+                (maps, pick(case, 8, 24)),
             ),
-            tiles * pick(case, 24, 70) + 10,
+            tiles * pick(case, 30, 90) + 10,
         )
         return one.times(case.times).and_(around(case))
 

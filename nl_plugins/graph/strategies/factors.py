@@ -132,6 +132,7 @@ class Gram(Strategy):
     """
 
     name = 'gram'
+    blocks = 1  # of channels, of whose products those below the diagonal are mirrored
 
     def refuses(self, case: Case) -> str | None:
         if not case.source:
@@ -145,8 +146,8 @@ class Gram(Strategy):
     def cost(self, case: Case, machine: Machine) -> Cost:
         channels, positions = case.source, case.batch * case.queries
         size = positions * channels * case.itemsize
-        # Half of a symmetric product on a CPU; one product in its backward pass.
-        share = 0.625 if case.device == 'cpu' else 1.0
+        # A part of a symmetric product; one product in its backward pass.
+        share = (self.blocks + 1) / (2 * self.blocks)
         gram = positions * channels**2 * (share + case.grad)
         slope = positions * channels * case.depth_out * products(case)
         small = (
@@ -163,12 +164,12 @@ class Gram(Strategy):
         return Cost(
             gram + slope + small * products(case),
             ((size, pick(case, 1, 3)), (out, products(case))),
-            pick(case, 14, 40),
+            pick(case, 18, 50) + 3 * (self.blocks - 1),
         )
 
     def run(self, affinity, values: LinearMap, weight: Tensor | None, plus):
         query, key, x = affinity.query, affinity.key, values.x
-        gram, total = Moments.apply(x)
+        gram, total = Moments.apply(x, self.blocks)
         total = total.unsqueeze(1)
         context = key.weight.to(x.dtype) @ gram @ transposed(values.weight.to(x.dtype))
         if key.bias is not None:
@@ -198,35 +199,45 @@ class Moments(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        return gram(x), x.sum(1)
+    def forward(x: Tensor, blocks: int) -> tuple[Tensor, Tensor]:
+        return gram(x, blocks), x.sum(1)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs)
+        ctx.save_for_backward(inputs[0])
 
     @staticmethod
-    def backward(ctx, square: Tensor, total: Tensor) -> Tensor:
+    def backward(ctx, square: Tensor, total: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         both = square + transposed(square)
-        return transposed(torch.baddbmm(total.unsqueeze(-1), both, transposed(x)))
+        grad = torch.baddbmm(total.unsqueeze(-1), both, transposed(x))
+        return transposed(grad), None
 
 
-def gram(x: Tensor) -> Tensor:
-    """``xᵀ x`` (B, C, C) of x (B, N, C).
-
-    On a CPU the products of wide x skip what lies below the diagonal: 5/8 of them.
-    """
-    channels = x.shape[2]
-    if x.device.type != 'cpu' or channels % 4:
-        return transposed(x) @ x
+def gram(x: Tensor, blocks: int = 1) -> Tensor:
+    """``xᵀ x`` (B, C, C) of x (B, N, C), in blocks of channels."""
+    if blocks == 1:
+        return torch.bmm(transposed(x), x)
     rows: list[Tensor] = []
-    for i, block in enumerate(x.chunk(4, dim=2)):
-        mirrored = [transposed(row.chunk(4, dim=2)[i]) for row in rows]
-        right = transposed(block) @ x[:, :, i * (channels // 4) :]
+    side = x.shape[2] // blocks
+    for i, block in enumerate(x.split(side, dim=2)):
+        mirrored = [transposed(row.narrow(2, i * side, side)) for row in rows]
+        right = torch.bmm(transposed(block), x[:, :, i * side :])
         rows.append(torch.cat([*mirrored, right], dim=2))
     return torch.cat(rows, dim=1)
 
 
+class BlockGram(Gram):
+    """The same by blocks of channels, of which 5/8 are computed."""
+
+    name = 'block_gram'
+    blocks = 4
+
+    def refuses(self, case: Case) -> str | None:
+        if case.source % self.blocks:
+            return f'the channels are no multiple of {self.blocks}'
+        return super().refuses(case)
+
+
 FACTORS, FACTORS_FIRST, ONE_ROW = Factors(), FactorsFirst(), OneRow()
-RECURSION, GRAM = Recursion(), Gram()
+RECURSION, GRAM, BLOCK_GRAM = Recursion(), Gram(), BlockGram()

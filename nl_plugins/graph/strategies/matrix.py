@@ -56,7 +56,8 @@ class Matrix(Strategy):
         size = case.pairs * case.itemsize
         width = case.width if self.pairwise else 0
         build = Cost(
-            case.pairs * width * products(case),
+            # A self-product has one product in its backward pass.
+            case.pairs * width * (products(case) - (case.same and case.grad)),
             ((size, pick(case, *self.passes)),),
             pick(case, *self.calls),
         )

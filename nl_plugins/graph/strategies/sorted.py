@@ -128,7 +128,7 @@ class Sorted(Strategy):
         one = Cost(
             0,
             # A random read, and the sequence of an addition, cost several passes.
-            ((size, pick(case, 8, 24)), (numbers, pick(case, 60, 180))),
+            ((size, pick(case, 14, 30)), (numbers, pick(case, 60, 180))),
             pick(case, 24, 60),
         )
         return one.times(case.times).and_(around(case))

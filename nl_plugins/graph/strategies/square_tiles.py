@@ -145,7 +145,10 @@ class SquareTiles(Strategy):
         tiles = blocks * blocks
         size = case.batch * side * side * case.itemsize
         width, depth = case.width, case.depth
-        work = case.pairs * pick(case, width / 2 + depth, 2 * width + 3 * depth)
+        share = (blocks + 1) / (2 * blocks)  # of the logits: the diagonal, and half
+        work = case.pairs * pick(
+            case, share * width + depth, (2 * share + 1) * width + 3 * depth
+        )
         one = Cost(
             work,
             ((size, case.queries**2 / side**2 * pick(case, 9, 30)),),
