@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from . import compat
 from .codebases import CODEBASES, install_command
-from .compat.repair import APPLIED
+from .compat.repair import APPLIED, release, version_of
 from .version import __version__
 
 HEADLESS = 'pip install --force-reinstall --no-deps opencv-python-headless'
@@ -124,8 +124,8 @@ def diagnose(codebases: tuple[str, ...] = _ALL) -> dict:
         codebases (tuple[str]): Those that have to work. Defaults to all three.
 
     Returns:
-        dict: ``ok`` (whether they do), ``versions``, ``devices``, ``repairs``,
-        ``codebases`` and ``missing``, ready for json.
+        dict: ``ok`` (whether they do), ``versions``, ``devices``, ``loading`` (of
+        checkpoints), ``repairs``, ``codebases`` and ``missing``, ready for json.
     """
     versions = dict(
         nl_plugins=__version__,
@@ -161,6 +161,7 @@ def diagnose(codebases: tuple[str, ...] = _ALL) -> dict:
         ok=all(report['works'] for report in reports),
         versions=versions,
         devices=_devices(),
+        loading=_loading(),
         # Last, as the imports above let waiting repairs act.
         repairs=[
             dict(
@@ -192,6 +193,37 @@ def _devices() -> dict:
     return devices
 
 
+def _loading() -> str:
+    """Whether a checkpoint can run code when a codebase opens it, in one sentence."""
+    if not compat.is_installed('torch'):
+        return 'torch is missing'
+    import torch
+
+    why = None
+    if release(torch.__version__) < (2, 6):
+        why = f'torch {torch.__version__} is below 2.6'
+    elif os.environ.get('TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD') in (
+        '1',
+        'y',
+        'yes',
+        'true',
+    ):
+        why = 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD is set'
+    elif version_of('onedl-mmengine'):
+        why = 'onedl-mmengine opens what torch refuses'
+    if why:
+        return (
+            f'unrestricted, as {why}: a checkpoint can run code in train, test and '
+            'inference, so open none from elsewhere; the converters stay restricted'
+        )
+    if not compat.is_enabled():
+        return (
+            'restricted to tensors, as NL_PLUGINS_COMPAT=0: checkpoints of mmengine '
+            'are refused, and resuming runs a config that a file holds'
+        )
+    return 'restricted: a checkpoint runs no code in train, test and the converters'
+
+
 def render(report: dict) -> str:
     """The report of :func:`diagnose` as text."""
     lines = ['Versions']
@@ -200,6 +232,7 @@ def render(report: dict) -> str:
     devices = report['devices']
     lines += ['', 'Devices', f'  {"CPU cores":<12} {devices["cpu_cores"]}']
     lines.append(f'  {"CUDA":<12} {", ".join(devices["cuda"]) or "none"}')
+    lines += ['', 'Loading of checkpoints', f'  {report["loading"]}']
     lines += ['', 'Repairs of upstream defects (NL_PLUGINS_COMPAT=0 switches them off)']
     for repair in report['repairs']:
         lines.append(

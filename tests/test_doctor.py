@@ -1,5 +1,6 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 import json
+import re
 import subprocess
 import sys
 
@@ -31,6 +32,33 @@ def test_reports_versions_devices_and_repairs(working):
     text = doctor.render(report)
     for repair in compat.REPAIRS:
         assert repair.name in text
+
+
+@pytest.mark.parametrize(
+    'torch_version, variables, said',
+    [
+        ('2.14.1', {}, '^restricted: a checkpoint runs no code'),
+        ('2.14.1', dict(NL_PLUGINS_COMPAT='0'), 'to tensors.*mmengine are refused'),
+        (
+            '2.14.1',
+            dict(TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD='1'),
+            '^unrestricted, as TORCH_FORCE',
+        ),
+        ('2.5.1+cpu', {}, '^unrestricted, as torch .* converters stay restricted'),
+    ],
+)
+def test_says_whether_checkpoints_can_run_code(
+    working, monkeypatch, torch_version, variables, said
+):
+    torch = pytest.importorskip('torch')
+    monkeypatch.setattr(torch, '__version__', torch_version)
+    for name in ('NL_PLUGINS_COMPAT', 'TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    report = doctor.diagnose(('mmseg',))
+    assert re.search(said, report['loading'])
+    assert report['loading'] in doctor.render(report)
 
 
 def test_a_missing_codebase_cannot_work(working, monkeypatch, capsys):

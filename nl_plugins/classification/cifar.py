@@ -2,33 +2,14 @@
 """CIFAR folders other than the published ones: subsets, re-encoded and mini sets."""
 
 import io
-import pickle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from mmengine.fileio import exists, get, join_path
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.registry import DATASETS
 
-# What a pickled batch needs besides plain values; numpy 1 and 2 name the module
-# differently, and Python 3 writes byte strings through _codecs.
-_ALLOWED = {
-    ('numpy', 'ndarray'),
-    ('numpy', 'dtype'),
-    ('numpy.core.multiarray', '_reconstruct'),
-    ('numpy._core.multiarray', '_reconstruct'),
-    ('_codecs', 'encode'),
-}
-
-
-class _BatchUnpickler(pickle.Unpickler):
-    """Plain values and arrays only: nothing a file names is executed."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f'{module}.{name} is not allowed in a batch')
-        return super().find_class(module, name)
+from ..compat.plain_arrays import PlainUnpickler
 
 
 class _Unverified:
@@ -89,7 +70,7 @@ class _Unverified:
                 'data_root, or make the folder with tools/dataset_converters'
             )
         try:
-            content = _BatchUnpickler(io.BytesIO(get(path)), encoding='latin1').load()
+            content = PlainUnpickler(io.BytesIO(get(path)), encoding='latin1').load()
             content[key]
         except Exception as error:  # a damaged pickle fails in many ways
             raise ValueError(

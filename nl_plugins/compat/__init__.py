@@ -27,6 +27,7 @@ from . import (
     negative_hue,
     numpy_names,
     package_resources,
+    stored_config,
     torchvision_ops,
 )
 from .imports import folder_of, is_installed, when_imported
@@ -47,6 +48,7 @@ REPAIRS: tuple[Repair, ...] = tuple(
         mmaction_drn,
         multimodal,
         checkpoint_globals,
+        stored_config,
         metrics_report,
         cpu_distributed,
         cpu_sync_bn,

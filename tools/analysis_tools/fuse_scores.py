@@ -17,33 +17,37 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.storage import TypedStorage
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from nl_plugins.compat.plain_arrays import STAND_INS, PlainUnpickler, StandIn  # noqa: E402
 
 
-def _load_storage(content: bytes):
-    return torch.load(io.BytesIO(content), weights_only=True)
+def _load_storage(content: bytes) -> TypedStorage:
+    storage = torch.load(io.BytesIO(content), weights_only=True)
+    if not isinstance(storage, TypedStorage):
+        raise TypeError(f'{type(storage).__name__} is no storage')
+    return storage
 
 
-def _encode(text: str, encoding: str) -> bytes:
-    return text.encode('latin1')
+def _tensor(storage: TypedStorage, offset: int, size: tuple, stride: tuple, *_):
+    return torch._utils._rebuild_tensor_v2(
+        storage, offset, size, stride, False, OrderedDict()
+    )
 
 
-class _DumpUnpickler(pickle.Unpickler):
-    """Tensors in lists and dicts; nothing else is looked up, let alone called."""
+class _DumpUnpickler(PlainUnpickler):
+    """Tensors in lists and dicts; nothing that could do harm is looked up."""
 
-    allowed = {
-        ('collections', 'OrderedDict'): OrderedDict,
-        ('_codecs', 'encode'): _encode,  # bytes in pickle protocol 2
-        ('torch._utils', '_rebuild_tensor_v2'): torch._utils._rebuild_tensor_v2,
-        ('torch.storage', '_load_from_bytes'): _load_storage,
+    allowed = STAND_INS | {
+        name: StandIn('.'.join(name), call)
+        for name, call in {
+            ('collections', 'OrderedDict'): OrderedDict,
+            ('torch._utils', '_rebuild_tensor_v2'): _tensor,
+            ('torch.storage', '_load_from_bytes'): _load_storage,
+        }.items()
     }
-
-    def find_class(self, module: str, name: str):
-        try:
-            return self.allowed[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(
-                f'it holds {module}.{name}, which a dump of test.py does not'
-            ) from None
 
 
 def read_dump(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -58,7 +62,9 @@ def read_dump(path: Path) -> tuple[np.ndarray, np.ndarray]:
         scores = [sample['pred_score'].double().numpy() for sample in samples]
         labels = [sample['gt_label'].item() for sample in samples]
         return np.stack(scores), np.array(labels)
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # a damaged pickle fails in many ways
         raise ValueError(
             f'{path} is not a dump of single-label recognition ({error}); write one '
             f'with tools/test.py CONFIG CHECKPOINT --dump {path.stem}.pkl'

@@ -16,10 +16,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the package beside these tools, installed or not
+
+from nl_plugins.compat.plain_arrays import torch_globals  # noqa: E402
+from nl_plugins.compat.repair import release  # noqa: E402
+
+# Since then a name may be answered by a stand-in.
+_TAKES_STAND_INS = release(torch.__version__) >= (2, 6)
 # Where the originals keep the weights: mmengine and most, tea1528, others.
 CONTAINERS = ('state_dict', 'net', 'model', 'model_state')
 
@@ -57,22 +64,22 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise ValueError(f'there is no checkpoint {path}')
     try:
-        with _numpy_scalars():
+        with _numpy_values():
             content = torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         # The second wording is that of torch below 2.4.
-        found = re.search(r'(?:GLOBAL|Unsupported class) ([\w.]+)', str(error))
+        found = re.search(
+            r'(?:GLOBAL |Unsupported class |(?=getattr\())([\w.]+)', str(error)
+        )
         if found is None:
             raise ValueError(
                 f'{path} is truncated or not a PyTorch checkpoint. Download or copy '
                 'it again'
             ) from error
-        if found[1].startswith('numpy.') and not hasattr(
-            torch.serialization, 'safe_globals'
-        ):
+        if found[1].startswith('numpy.') and not _TAKES_STAND_INS:
             raise ValueError(
                 f'{path} holds {found[1]}, which torch {torch.__version__} cannot load '
-                'without running code: use torch>=2.5, or save only the state dict '
+                'without running code: use torch>=2.6, or save only the state dict '
                 'with the program that made it'
             ) from error
         raise ValueError(
@@ -88,25 +95,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     return _unwrap(content, path)
 
 
-def _numpy_scalars():
-    """Accept the numpy scalars that some training scripts save as accuracies."""
-    safe_globals = getattr(torch.serialization, 'safe_globals', None)  # torch >= 2.5
-    if safe_globals is None:
+def _numpy_values():
+    """Accept the arrays and scalars of numpy that some programs save as accuracies."""
+    if not _TAKES_STAND_INS:
         return nullcontext()
-    try:
-        from numpy._core import multiarray
-    except ImportError:  # numpy below 1.26
-        from numpy.core import multiarray
-    kinds = {type(np.dtype(kind)) for kind in ('f4', 'f8', 'i4', 'i8')}
-    wanted = [
-        np.dtype,
-        *kinds,
-        multiarray.scalar,
-        (multiarray.scalar, 'numpy.core.multiarray.scalar'),
-    ]
     # On leaving, the context removes all it was given, also what was allowed before.
     allowed = torch.serialization.get_safe_globals()
-    return safe_globals([item for item in wanted if item not in allowed])
+    return torch.serialization.safe_globals(
+        [item for item in torch_globals() if item not in allowed]
+    )
 
 
 def _unwrap(content: object, path: Path) -> Checkpoint:
