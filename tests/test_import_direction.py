@@ -26,11 +26,13 @@ ALLOWED = {
     'classification': {'graph', 'blocks', 'attach', 'registry'},
     'segmentation': {'graph', 'blocks', 'attach', 'registry'},
     'recognition': {'graph', 'blocks', 'attach', 'registry'},
+    'detection': {'graph', 'blocks', 'attach', 'registry'},
 }
 CODEBASES = {
     'classification': 'mmpretrain',
     'segmentation': 'mmseg',
     'recognition': 'mmaction',
+    'detection': 'mmdet',
 }
 FILES = sorted(
     path for path in PACKAGE.rglob('*.py') if '.mim' not in path.relative_to(ROOT).parts

@@ -96,10 +96,8 @@ def test_python_operators_work_with_mmcv_lite():
     features = torch.arange(16.0).view(1, 1, 4, 4)
     centre = ops.point_sample(features, torch.tensor([[[0.5, 0.5]]]))
     torch.testing.assert_close(centre, torch.tensor([[[7.5]]]))
-    with pytest.raises(NotImplementedError, match='sigmoid_focal_loss_forward'):
-        ops.sigmoid_focal_loss(
-            torch.zeros(1, 1), torch.zeros(1, dtype=torch.long), 2.0, 0.25
-        )
+    with pytest.raises(NotImplementedError, match='roi_pool_forward'):
+        ops.roi_pool(features, torch.tensor([[0.0, 0, 0, 2, 2]]), 2)
 
 
 def hue_shifted(image, offset):
@@ -219,7 +217,9 @@ def refusing(tmp_path, monkeypatch):
     monkeypatch.setattr(
         mmcv_version, 'version_of', lambda name, *others: versions.get(name)
     )
-    monkeypatch.setattr(mmcv_version, '_REFUSING', {'refusing_codebase': 'refusing'})
+    monkeypatch.setattr(
+        mmcv_version, '_REFUSING', {'refusing_codebase': ('refusing', (1, 3))}
+    )
     yield mmcv, versions
     sys.modules.pop('refusing_codebase', None)
     imports._WATCHER.around.pop('refusing_codebase', None)

@@ -11,7 +11,7 @@ import pytest
 
 SIZES = [
     '--cifar10', '20', '10', '--cityscapes', '5', '2',
-    '--kinetics400', '8', '3', '--sthv1', '8', '3',
+    '--kinetics400', '8', '3', '--sthv1', '8', '3', '--coco', '6', '2',
 ]  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def test_same_seed_same_bytes_and_another_seed_others(tool, data, tmp_path):
 def test_second_run_leaves_everything_alone(tool, data, capsys):
     before = {path: path.stat().st_mtime_ns for path in data.rglob('*')}
     assert tool('make_mini_data').main(['--out', str(data), *SIZES]) == 0
-    assert capsys.readouterr().out.count('already in') == 4
+    assert capsys.readouterr().out.count('already in') == 5
     assert {path: path.stat().st_mtime_ns for path in data.rglob('*')} == before
 
 

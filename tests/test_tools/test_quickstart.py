@@ -14,9 +14,14 @@ from loaders import in_process
 
 SIZES = [
     '--cifar10', '40', '20', '--cityscapes', '8', '3',
-    '--kinetics400', '8', '4', '--sthv1', '8', '4',
+    '--kinetics400', '8', '4', '--sthv1', '8', '4', '--coco', '8', '4',
 ]  # fmt: skip
-SCOPES = dict(classification='mmpretrain', segmentation='mmseg', recognition='mmaction')
+SCOPES = dict(
+    classification='mmpretrain',
+    segmentation='mmseg',
+    recognition='mmaction',
+    detection='mmdet',
+)
 
 
 @pytest.fixture
@@ -27,7 +32,7 @@ def quickstart(root, monkeypatch):
 
 @pytest.fixture(scope='module')
 def mini(root, tmp_path_factory):
-    """A folder in which ``data/mini`` holds tiny versions of the four sets."""
+    """A folder in which ``data/mini`` holds tiny versions of the five sets."""
     cwd = tmp_path_factory.mktemp('cwd')
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(root / 'tools' / 'dataset_converters'))
@@ -47,7 +52,7 @@ def test_help_needs_no_environment(root, tmp_path):
         timeout=60,
     )
     assert result.returncode == 0, result.stderr
-    assert '--task {classification,segmentation,recognition}' in result.stdout
+    assert '--task {classification,segmentation,recognition,detection}' in result.stdout
     assert not (tmp_path / 'v').exists()
 
 
@@ -60,7 +65,7 @@ def test_tasks_name_what_exists(quickstart, root, monkeypatch):
         assert (root / 'configs' / task.config).is_file()
 
 
-@pytest.mark.parametrize('number', range(4))
+@pytest.mark.parametrize('number', range(5))
 def test_configs_take_a_training_step_and_predict(
     quickstart, root, mini, monkeypatch, number
 ):

@@ -36,6 +36,7 @@ SCOPES = [
     ),
     Scope('segmentation', 'mmseg', 'mIoU', 'iter_2.pth', 'iter_4.pth', 3),
     Scope('recognition', 'mmaction', 'acc/top1', 'epoch_1.pth', 'epoch_2.pth', 6),
+    Scope('detection', 'mmdet', 'coco/bbox_mAP', 'epoch_1.pth', 'epoch_2.pth', 5),
 ]
 
 
@@ -92,7 +93,7 @@ def folder(tmp_path_factory):
         make_mini_data = importlib.import_module('make_mini_data')
     finally:
         sys.path.pop(0)
-    sizes = dict(cifar10=(16, 8), cityscapes=(5, 2), sthv1=(8, 4))
+    sizes = dict(cifar10=(16, 8), cityscapes=(5, 2), sthv1=(8, 4), coco=(8, 4))
     arguments = ['--out', str(folder / 'data'), '--only', *sizes]
     for name, size in sizes.items():
         arguments += [f'--{name}', *map(str, size)]
@@ -338,7 +339,7 @@ def test_a_config_without_scope(refused, tmp_path):
     config.write_text('x = 1\n')
     assert refused('train.py', config) == (
         f'train.py: {config} sets no default_scope; '
-        'choose one of mmaction, mmpretrain, mmseg'
+        'choose one of mmaction, mmdet, mmpretrain, mmseg'
     )
 
 
@@ -346,7 +347,7 @@ def test_an_unknown_scope(refused, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text("default_scope = 'mmnothing'\n")
     message = refused('train.py', config)
-    assert "'mmnothing'" in message and 'mmaction, mmpretrain, mmseg' in message
+    assert "'mmnothing'" in message and 'mmaction, mmdet, mmpretrain, mmseg' in message
 
 
 def test_a_scope_that_has_no_scripts(refused, tmp_path):
