@@ -77,7 +77,12 @@ def test_every_file_holds_the_repair_of_its_name():
     files = {path.stem for path in folder.glob('*.py')}
     names = [repair.name for repair in compat.REPAIRS]
     assert len(names) == len(set(names))
-    assert files - set(names) == {'__init__', 'imports', 'repair'}
+    assert files - set(names) == {
+        '__init__',
+        'imports',
+        'operators',
+        'repair',
+    }
     for repair in compat.REPAIRS:
         assert repair.symptom and repair.remedy and repair.upstream
 

@@ -79,7 +79,7 @@ def chance_of_maps(maps: list[np.ndarray], num_classes: int) -> float:
 
 
 def draw_detections(items: list, results: list, names: list[str]) -> Any:
-    """Pictures with the boxes of score 0.3 and more; red where the truth differs."""
+    """Pictures with the boxes of score 0.4 and more; red where the truth differs."""
     from mmdet.structures.bbox import bbox_overlaps
 
     figure, axes = plt.subplots(2, len(items) // 2, figsize=(1.6 * len(items), 5.4))
@@ -96,7 +96,7 @@ def draw_detections(items: list, results: list, names: list[str]) -> Any:
             result.pred_instances.scores.tolist(),
             overlaps,
         ):
-            if score < 0.3:
+            if score < 0.4:
                 continue
             found = (overlap > 0.5) & (truth.labels == label)
             colour = 'lime' if found.any() else 'red'
