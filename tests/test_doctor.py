@@ -99,7 +99,7 @@ def test_problem_of_reports_in_one_line(tmp_path, monkeypatch):
 
 def test_an_unknown_codebase_is_refused(capsys):
     with pytest.raises(SystemExit):
-        doctor.main(['mmdet'])
+        doctor.main(['mmrotate'])
     assert 'choose from mmpretrain, mmseg, mmaction, mmdet' in capsys.readouterr().err
 
 

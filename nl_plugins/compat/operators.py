@@ -17,9 +17,13 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     A box is as wide as ``x2 - x1 + offset``.
     """
     boxes = boxes + boxes.new_tensor([0, 0, offset, offset]) if offset else boxes
-    if boxes.device.type == 'cpu':  # has no kernel for half precision
-        boxes, scores = boxes.float(), scores.float()
+    boxes = _full_precision(boxes)
     return torch.ops.torchvision.nms(boxes, scores.to(boxes.dtype), iou_threshold)
+
+
+def _full_precision(x: Tensor) -> Tensor:
+    # torchvision lacks kernels for half precision, bf16 above all.
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def softnms(
@@ -87,6 +91,7 @@ def roi_align_forward(
             "installed: take pool_mode='avg' or install mmcv"
         )
     size = aligned_height, aligned_width
+    input = _full_precision(input)
     output.copy_(
         torch.ops.torchvision.roi_align(
             input, rois.to(input), spatial_scale, *size, sampling_ratio, aligned
@@ -109,6 +114,7 @@ def roi_align_backward(
 ) -> None:
     """The gradient of :func:`roi_align_forward` into ``grad_input``."""
     size = aligned_height, aligned_width, *grad_input.shape
+    grad_output = _full_precision(grad_output)
     grad_input.copy_(
         torch.ops.torchvision._roi_align_backward(
             grad_output,

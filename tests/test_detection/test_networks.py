@@ -4,6 +4,7 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -142,6 +143,57 @@ def test_a_fresh_block_changes_no_prediction(place):
     assert len(expected) == 10
     for key in ('bboxes', 'scores', 'labels'):
         torch.testing.assert_close(found[key], expected[key])
+
+
+@pytest.mark.parametrize('detector', ['faster-rcnn', 'mask-rcnn'])
+def test_two_stages_take_a_step_with_amp(detector, tmp_path):
+    """Proposals, nms and RoIAlign, forward and backward, with bf16 features."""
+    from mmdet.structures import DetDataSample
+    from mmdet.structures.mask import BitmapMasks
+    from mmengine.optim import AmpOptimWrapper
+    from mmengine.structures import InstanceData
+
+    cfg = stock(f'{PUBLISHED[detector]}_r50_fpn', tmp_path).model
+    cfg.backbone.update(base_channels=4, frozen_stages=-1, init_cfg=None)
+    cfg.backbone = dict(
+        type='NonLocalBackbone',
+        backbone=cfg.backbone,
+        inserts=[dict(after='layer3.4', cfg=dict(type='NLBlock'))],
+    )
+    cfg.neck.update(in_channels=[16, 32, 64, 128], out_channels=16)
+    cfg.rpn_head.update(in_channels=16, feat_channels=16)
+    heads = cfg.roi_head
+    heads.bbox_roi_extractor.out_channels = 16
+    heads.bbox_head.update(in_channels=16, fc_out_channels=16)
+    if detector == 'mask-rcnn':
+        heads.mask_roi_extractor.out_channels = 16
+        heads.mask_head.update(in_channels=16, conv_out_channels=16)
+    torch.manual_seed(0)
+    model = MODELS.build(cfg)
+    sample = DetDataSample(metainfo=dict(img_shape=(64, 96), ori_shape=(64, 96)))
+    sample.set_metainfo(dict(scale_factor=(1.0, 1.0)))
+    truth = InstanceData(
+        bboxes=torch.tensor([[8.0, 8, 40, 40]]), labels=torch.tensor([1])
+    )
+    truth.masks = BitmapMasks([np.ones((64, 96), np.uint8)], 64, 96)
+    sample.gt_instances = truth
+    sample.ignored_instances = InstanceData(bboxes=torch.zeros(0, 4))
+    picture = torch.randint(256, (3, 64, 96), dtype=torch.uint8)
+    wrapper = AmpOptimWrapper(
+        dtype='bfloat16', optimizer=torch.optim.SGD(model.parameters(), lr=0.01)
+    )
+    before = [p.detach().clone() for p in model.neck.parameters()]
+    losses = model.train_step(dict(inputs=[picture], data_samples=[sample]), wrapper)
+    assert all(torch.isfinite(loss).all() for loss in losses.values())
+    wanted = {'loss_cls', 'loss_bbox', 'loss_rpn_cls'}
+    assert wanted | ({'loss_mask'} if 'mask' in detector else set()) <= set(losses)
+    after = list(model.neck.parameters())
+    assert not any(torch.equal(a, b) for a, b in zip(after, before))
+    with torch.no_grad():
+        (result,) = model.eval().test_step(
+            dict(inputs=[picture], data_samples=[sample])
+        )
+    assert len(result.pred_instances) <= 100
 
 
 def test_libra_rcnn_is_accelerated():

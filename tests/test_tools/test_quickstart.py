@@ -177,12 +177,12 @@ def test_one_failure_leaves_the_other_results(
     out, err = capsys.readouterr()
     rows = json.loads((tmp_path / 'summary.json').read_text())
     assert [row['config'] for row in rows] == [
-        f'configs/{tasks[i].config}' for i in (0, 2, 3)
+        f'configs/{task.config}' for task in tasks if task is not tasks[1]
     ]
     assert all(tuple(row) == quickstart.KEYS for row in rows)
     assert 'segmentation' in err and "step 'test' failed" in err
     assert str(tmp_path / 'test.log') in err
-    assert out.count('50.0') == 3
+    assert out.count('50.0') == len(tasks) - 1
 
     # the failed task alone: its row joins the ones that are there
     monkeypatch.setattr(
@@ -190,7 +190,7 @@ def test_one_failure_leaves_the_other_results(
     )
     assert quickstart.main(['--out', str(tmp_path), '--task', 'segmentation']) == 0
     rows = json.loads((tmp_path / 'summary.json').read_text())
-    assert [row['value'] for row in rows] == [50.0, 60.0, 50.0, 50.0]
+    assert [row['value'] for row in rows] == [50.0, 60.0, *[50.0] * (len(tasks) - 2)]
 
 
 def test_summary_forgets_configs_that_are_gone(quickstart, tmp_path):
@@ -217,7 +217,7 @@ def test_the_metric_comes_from_the_newest_test(quickstart, tmp_path):
 
 def test_unknown_task_is_refused(quickstart, capsys):
     with pytest.raises(SystemExit) as stop:
-        quickstart.parse_args(['--task', 'detection'])
+        quickstart.parse_args(['--task', 'tracking'])
     assert stop.value.code == 2
     assert 'classification' in capsys.readouterr().err
 

@@ -121,6 +121,8 @@ def test_train_learns_something_finite(trained):
 def test_resume_after_an_interruption(trained, folder):
     """Interrupted in the codebase's own script, resumed in ours."""
     scope, config, uninterrupted = trained
+    if scope.config == 'detection':
+        pytest.skip('mmengine resumes it as it resumes classification')
     work_dir = folder / f'{scope.config}_interrupted'
     sys.path.insert(0, str(TOOLS))
     try:
@@ -188,6 +190,8 @@ def test_one_and_two_processes_test_alike(trained, folder):
 
 def test_two_processes_train_with_amp(trained, folder):
     scope, config, _ = trained
+    if scope.config == 'detection':
+        pytest.skip('tests/test_detection takes a step with AMP')
     work_dir = folder / f'{scope.config}_amp'
     options = ['optim_wrapper.optimizer.lr=0.001']
     if scope.config == 'segmentation':  # as most configs of mmseg have it
