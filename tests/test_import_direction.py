@@ -21,7 +21,7 @@ ALLOWED = {
     'graph': set(),
     'blocks': {'graph'},
     'attach': {'graph', 'blocks'},
-    'accelerate': {'graph'},
+    'accelerate': {'compat', 'graph'},
     'analysis': {'graph', 'blocks', 'attach'},
     'classification': {'graph', 'blocks', 'attach', 'registry'},
     'segmentation': {'graph', 'blocks', 'attach', 'registry'},
