@@ -25,14 +25,14 @@ def non_local(cls: type) -> Callable:
     def forward(self: nn.Module, x: Tensor) -> Tensor:
         if is_captured(x) or not _is_known(self, cls, x):
             return original(self, x)
+        # In the order of the original: hooks see it, and g and phi may share a layer.
+        values = tokens(self.g(x))
         if self.mode == 'gaussian':
             theta = tokens(x)
             phi = tokens(self.phi(x)) if self.sub_sample else theta
-            affinity = SoftmaxAffinity(theta, phi)
         else:
             theta, phi = tokens(self.theta(x)), tokens(self.phi(x))
-            affinity = _pairwise(self, theta, phi)
-        return _residual(self, x, affinity, tokens(self.g(x)))
+        return _residual(self, x, _pairwise(self, theta, phi), values)
 
     return forward
 
@@ -47,17 +47,22 @@ def disentangled(cls: type) -> Callable:
     original = cls.forward
 
     def forward(self: nn.Module, x: Tensor) -> Tensor:
-        if is_captured(x) or not _is_known(self, cls, x):
+        gaussian, captured = self.mode == 'gaussian', is_captured(x)
+        # ONNX loses what is written in place: a traced Gaussian is ours, too.
+        if not _is_known(self, cls, x) or (captured and not gaussian):
             return original(self, x)
         values = tokens(self.g(x))
-        if self.mode == 'gaussian':
+        if gaussian:
             theta = phi = _centred(tokens(x))
             x = to_map(theta, x.shape[2:])
         else:
             theta = _centred(tokens(self.theta(x)))
             phi = _centred(tokens(self.phi(x)))
-        affinity = _pairwise(self, theta, phi, 1 / self.temperature)
         unary = self.conv_mask(x).flatten(1).softmax(-1)
+        if captured:
+            weights = self.gaussian(theta, phi.transpose(1, 2)) + unary.unsqueeze(1)
+            return x + self.conv_out(to_map(weights @ values, x.shape[2:]))
+        affinity = _pairwise(self, theta, phi, 1 / self.temperature)
         affinity = affinity + UnaryAffinity(unary, theta.shape[1])
         return _residual(self, x, affinity, values)
 
