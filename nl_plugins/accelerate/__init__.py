@@ -38,7 +38,7 @@ from .generalized import generalized_attention
 from .non_local import disentangled, non_local
 from .self_attention import self_attention
 
-__all__ = ['TARGETS', 'apply', 'is_applied', 'undo']
+__all__ = ['TARGETS', 'accelerated_classes', 'apply', 'is_applied', 'undo']
 
 #: Module and name of each accelerated class -> what makes its forward from the class.
 TARGETS: dict[tuple[str, str], Callable[[type], Callable]] = {
@@ -88,6 +88,11 @@ def undo() -> None:
 def is_applied() -> bool:
     """Whether the classes are accelerated."""
     return _state['applied']
+
+
+def accelerated_classes() -> list[type]:
+    """The classes that compute without their matrix now."""
+    return list(_originals)
 
 
 def _accelerate(module: ModuleType) -> None:

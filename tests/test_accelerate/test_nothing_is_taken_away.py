@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 
 pytest.importorskip('mmseg')
 
-from nl_plugins import accelerate
+from nl_plugins import accelerate, graph
 
 from .cases import CASES, build
 
@@ -349,6 +349,19 @@ def test_as_before_the_import(case, prop):
 def test_the_property_can_be_lost(prop):
     """It works for one of the originals at least, so that the table says something."""
     assert any(not isinstance(outcome(case, prop), Exception) for case in CASES)
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_without_the_matrix_too(case):
+    """At these sizes the matrix is cheapest; here the operators compute."""
+    expected = outcome(case, 'backward')
+    accelerate.apply()
+    with graph.force('fast'):
+        found = outcome(case, 'backward')
+    if not isinstance(expected, Exception):
+        assert_alike(found, expected, 1e-7)
+    else:
+        assert case in NO_GRADIENT and not isinstance(found, Exception)
 
 
 def test_every_class_is_in_the_table():

@@ -111,7 +111,7 @@ def test_mmcv(cls, size, mode, sub_sample, norm_cfg):
     compare(module.double(), torch.randn(2, 8, *size).double(), tolerance=1e-12)
 
 
-@pytest.mark.parametrize('mode', ['embedded_gaussian', 'dot_product'])
+@pytest.mark.parametrize('mode', ['embedded_gaussian'])
 def test_tsm_nl(mode):
     torch.manual_seed(0)
     cfg = dict(
@@ -131,7 +131,7 @@ def test_tsm_nl(mode):
     compare(wake(build('mmaction', cfg), noise=0.02), torch.randn(4, 3, 32, 32))
 
 
-@pytest.mark.parametrize('mode', ['gaussian', 'concatenation'])
+@pytest.mark.parametrize('mode', ['dot_product'])
 def test_i3d_nl(mode):
     torch.manual_seed(0)
     cfg = dict(
