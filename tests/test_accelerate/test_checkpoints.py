@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import copy
+from importlib import import_module
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -88,12 +91,10 @@ def read(name, tmp_path):
 
 
 def build(cfg, device='meta'):
-    from importlib import import_module
-
     scope = cfg.default_scope
     registry = import_module(f'{scope}.registry')
     with DefaultScope.overwrite_default_scope(scope), torch.device(device):
-        return registry.MODELS.build(cfg.model)
+        return registry.MODELS.build(copy.deepcopy(cfg.model))  # mmseg changes it
 
 
 @pytest.mark.parametrize('name', ZOO)
