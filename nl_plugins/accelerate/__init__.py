@@ -2,10 +2,10 @@
 """The codebases' own non-local modules, computed without their N x M matrix.
 
 Importing this package makes the classes of :data:`TARGETS` compute with
-``nl_plugins.graph``: mmcv's ``NonLocal1d/2d/3d``, ``CrissCrossAttention`` and
-``GeneralizedAttention``, mmseg's ``SelfAttentionBlock`` (``DAHead``, ``ANNHead``,
-``OCRHead``, ``ISAHead``) and ``DisentangledNonLocal2d`` (``DNLHead``). Parameters,
-state-dict keys and results stay, so configs and published checkpoints work unchanged::
+``nl_plugins.graph``: mmcv's ``NonLocal1d/2d/3d`` and ``GeneralizedAttention``, mmseg's
+``SelfAttentionBlock`` (``DAHead``, ``ANNHead``, ``OCRHead``, ``ISAHead``) and
+``DisentangledNonLocal2d`` (``DNLHead``). Parameters, state-dict keys and results stay,
+so configs and published checkpoints work unchanged::
 
     custom_imports = dict(
         imports=['nl_plugins', 'nl_plugins.accelerate'], allow_failed_imports=False)
@@ -33,7 +33,6 @@ except ImportError as error:
         'pip install "nl_plugins[mim]"'
     ) from error
 
-from .criss_cross import criss_cross
 from .generalized import generalized_attention
 from .non_local import disentangled, non_local
 from .self_attention import self_attention
@@ -46,7 +45,6 @@ TARGETS: dict[tuple[str, str], Callable[[type], Callable]] = {
     ('mmcv.cnn.bricks.generalized_attention', 'GeneralizedAttention'): (
         generalized_attention
     ),
-    ('mmcv.ops.cc_attention', 'CrissCrossAttention'): criss_cross,
     ('mmseg.models.decode_heads.dnl_head', 'DisentangledNonLocal2d'): disentangled,
     ('mmseg.models.utils.self_attention_block', 'SelfAttentionBlock'): self_attention,
 }

@@ -83,14 +83,6 @@ def _generalized(attention_type: str, **options) -> Case:
     return Case(target, make, ((2, 16, 7, 6),), ((1, 16, 5, 8),))
 
 
-def _criss_cross() -> Case:
-    def make():
-        return _class('mmcv.ops', 'CrissCrossAttention')(16)
-
-    target = 'mmcv.ops.cc_attention', 'CrissCrossAttention'
-    return Case(target, make, ((2, 16, 7, 6),), ((1, 16, 5, 8),))
-
-
 MODES = ('gaussian', 'embedded_gaussian', 'dot_product', 'concatenation')
 _ATTENTION = dict(channels=8, conv_cfg=None, norm_cfg=NORM, act_cfg=ACT)
 
@@ -126,7 +118,6 @@ CASES = {
     'SelfAttentionBlock of ISAHead': _self_attention(
         'isa_head', 'SelfAttentionBlock', in_channels=16, **_ATTENTION
     ),
-    'CrissCrossAttention of CCHead': _criss_cross(),
     'GeneralizedAttention 1111': _generalized('1111'),
     'GeneralizedAttention 1010': _generalized('1010', q_stride=2),
     'GeneralizedAttention 0001': _generalized('0001', kv_stride=1),

