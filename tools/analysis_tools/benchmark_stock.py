@@ -2,7 +2,7 @@
 """The codebases' own non-local modules with and without ``nl_plugins.accelerate``.
 
     python tools/analysis_tools/benchmark_stock.py
-    python tools/analysis_tools/benchmark_stock.py --only DAHead CCHead --device cuda
+    python tools/analysis_tools/benchmark_stock.py --only DAHead NLHead --device cuda
 
 Each module at its published widths and at the sizes of its standard crop, one sample,
 with random weights; the two computations take turns in one process on the same input,
@@ -62,9 +62,6 @@ MODULES = {
         8192,
     ),
     'DAHead': Stock(_of(f'{_HEADS}.da_head', 'PAM', 512, 64), (CROP,), 8192),
-    'CCHead': Stock(
-        _of('mmcv.ops.cc_attention', 'CrissCrossAttention', 512), (CROP,), 192
-    ),
     'ANNHead': Stock(
         _of(
             f'{_HEADS}.ann_head',
