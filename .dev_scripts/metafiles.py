@@ -34,10 +34,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / 'tools' / 'analysis_tools')]
 
 INDEX = ROOT / 'model-index.yml'
 ZOO = ROOT / 'docs' / 'en' / 'model_zoo.md'
-CODEBASES = ('classification', 'segmentation', 'recognition')
+CODEBASES = ('classification', 'segmentation', 'recognition', 'detection')
 BY_HAND = ('Results', 'Weights', 'Training Log', 'Converted From')
 MEASURED = ('FLOPs', 'Parameters', 'Input Shape')
-METRICS = ('Top 1 Accuracy', 'Top 5 Accuracy', 'mIoU')
+METRICS = ('Top 1 Accuracy', 'Top 5 Accuracy', 'mIoU', 'box AP', 'mask AP')
 #: The data part of a file name -> the data.
 DATA = {
     'cifar10': 'CIFAR-10',
@@ -59,6 +59,8 @@ DATA = {
     'mini-sthv1': 'mini Something-Something V1 (synthetic)',
     'ucf101-split1': 'UCF101 split 1',
     'hmdb51-split1': 'HMDB51 split 1',
+    'coco': 'COCO 2017',
+    'mini-coco': 'mini COCO (synthetic)',
 }
 #: What follows the data in the last part of a file name: a crop or the modality.
 AFTER_DATA = re.compile(r'-(\d+x\d+|rgb|flow)$')
@@ -210,14 +212,15 @@ def number(value: int, unit: float, digits: int = 2) -> str:
 def measured(model: dict) -> str:
     """The metrics of a model's results in one cell."""
     cells = [
-        f'{SHORT[name]} {value}{" (converted)" if "Converted From" in model else ""}'
+        f'{SHORT.get(name, name)} {value}'
+        + (' (converted)' if 'Converted From' in model else '')
         for result in model.get('Results', [])
         for name, value in result['Metrics'].items()
     ]
     return ', '.join(cells) or '–'
 
 
-SHORT = {'Top 1 Accuracy': 'top-1', 'Top 5 Accuracy': 'top-5', 'mIoU': 'mIoU'}
+SHORT = {'Top 1 Accuracy': 'top-1', 'Top 5 Accuracy': 'top-5'}
 
 
 def model_table(metafile: dict) -> str:

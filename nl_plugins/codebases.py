@@ -29,12 +29,20 @@ class Codebase:
         minimum (str): Lowest version that works.
         extra (str): The extra of nl_plugins that installs it; our package that
             registers into it has the same name.
+        fork (str): Name of its maintained fork on the package index; empty:
+            ``onedl-`` and the distribution's.
     """
 
     package: str
     distribution: str
     minimum: str
     extra: str
+    fork: str = ''
+
+    @property
+    def distributions(self) -> tuple[str, str]:
+        """Names under which it may be installed."""
+        return self.distribution, self.fork or f'onedl-{self.distribution}'
 
     @property
     def adapter(self) -> str:
@@ -53,6 +61,7 @@ CODEBASES = {
         Codebase('mmpretrain', 'mmpretrain', '1.0.0', 'classification'),
         Codebase('mmseg', 'mmsegmentation', '1.2.0', 'segmentation'),
         Codebase('mmaction', 'mmaction2', '1.2.0', 'recognition'),
+        Codebase('mmdet', 'mmdet', '3.0.0', 'detection', 'onedl-mmdetection'),
     )
 }
 
@@ -61,7 +70,7 @@ def require(package: str) -> ModuleType:
     """Import a codebase; the first line of its adapter.
 
     Args:
-        package (str): ``'mmpretrain'``, ``'mmseg'`` or ``'mmaction'``.
+        package (str): A key of ``CODEBASES``, such as ``'mmseg'``.
 
     Returns:
         ModuleType: The imported codebase.

@@ -2,7 +2,7 @@
 """What is installed, what was repaired, what is missing.
 
 ``python -m nl_plugins.doctor [--json] [CODEBASE ...]`` tries to import the
-models of each codebase (all three unless some are named) and our adapter. Its
+models of each codebase (all of them unless some are named) and our adapter. Its
 exit status is 1 when one of them cannot work.
 """
 
@@ -68,12 +68,16 @@ PACKAGES = (
         'torchvision',
         ('torchvision',),
         'pip install torchvision',
-        ('mmpretrain', 'mmaction'),
+        ('mmpretrain', 'mmaction', 'mmdet'),
     ),
     Package('mat4py', ('mat4py',), 'pip install mat4py', ('mmpretrain',)),
     Package('ftfy', ('ftfy',), 'pip install ftfy', ('mmseg',)),
     Package('regex', ('regex',), 'pip install regex', ('mmseg',)),
     Package('decord', ('decord',), 'pip install decord', ('mmaction',)),
+    *(
+        Package(name, (name,), f'pip install {name}', ('mmdet',))
+        for name in ('pycocotools', 'shapely', 'terminaltables', 'tqdm')
+    ),
 )
 
 
@@ -99,7 +103,7 @@ def _check_codebase(package: str) -> dict:
     codebase = CODEBASES[package]
     report = dict(
         package=package,
-        version=_version((codebase.distribution, f'onedl-{codebase.distribution}')),
+        version=_version(codebase.distributions),
         works=False,
         problem=None,
         remedy=None,
@@ -121,7 +125,7 @@ def diagnose(codebases: tuple[str, ...] = _ALL) -> dict:
     """Examine the installation.
 
     Args:
-        codebases (tuple[str]): Those that have to work. Defaults to all three.
+        codebases (tuple[str]): Those that have to work. Defaults to all.
 
     Returns:
         dict: ``ok`` (whether they do), ``versions``, ``devices``, ``loading`` (of

@@ -45,6 +45,7 @@ CODEBASES = dict(
     classification='classification/snl/preresnet20-snl1_1xb32-8e_mini-cifar10.py',
     segmentation='segmentation/snl/snl_r18-d8_1xb4-400_mini-cityscapes-128x256.py',
     recognition='recognition/rnl/tsm_r18-rnl_1xb8-1x1x8-8e_mini-sthv1-rgb.py',
+    detection='detection/snl/retinanet_r18-snl1_fpn_1xb8-12e_mini-coco.py',
 )
 # Commands of other packages, which need not be installed here.
 FOREIGN = ('cd', 'csCreateTrainIdLabelImgs', 'git', 'sphinx-build')
@@ -147,7 +148,7 @@ def test_configs_build(block, tmp_path, accelerated_no_longer):
         )
     path = tmp_path / 'config.py'
     path.write_text(text, encoding='utf-8')
-    needed = re.search(r'\b(mmpretrain|mmseg|mmaction)::', text)
+    needed = re.search(r'\b(mmpretrain|mmseg|mmaction|mmdet)::', text)
     if needed:
         pytest.importorskip(needed[1])
     cfg = Config.fromfile(path)
@@ -199,7 +200,7 @@ def untrained(config: str, checkpoint: str) -> None:
 
 def model_classes(model: dict) -> int:
     """Number of classes of a model's config."""
-    heads = ('head', 'cls_head', 'decode_head')
+    heads = ('head', 'cls_head', 'decode_head', 'bbox_head')
     return next(model[name].num_classes for name in heads if name in model)
 
 
@@ -210,13 +211,13 @@ def provide(page: str) -> None:
     import cv2
     import numpy as np
 
-    for package in ('mmpretrain', 'mmseg', 'mmaction', 'decord'):
+    for package in ('mmpretrain', 'mmseg', 'mmaction', 'mmdet', 'decord'):
         pytest.importorskip(package)
     text = (ROOT / page).read_text(encoding='utf-8')
     pairs = re.findall(
         r"config = '(.+?)'\ncheckpoint = '(.+?)'", text, flags=re.MULTILINE
     )
-    assert len(pairs) == 3
+    assert len(pairs) == 4
     for config, checkpoint in pairs:
         untrained(config, checkpoint)
     noise = np.random.default_rng(0).integers(0, 256, (40, 128, 256, 3), np.uint8)
@@ -430,7 +431,9 @@ def check_pip(arguments: list[str]) -> None:
 def check_mim(words: list[str], page: str, parse) -> None:
     action, package, *arguments = words
     assert action in ('train', 'test', 'run', 'search', 'download'), action
-    assert package in ('mmpretrain', 'mmseg', 'mmaction', 'nl_plugins'), package
+    assert package in ('mmpretrain', 'mmseg', 'mmaction', 'mmdet', 'nl_plugins'), (
+        package
+    )
     if (action, package) == ('run', 'nl_plugins'):  # it looks for the name alone
         name, *arguments = arguments
         (script,) = (ROOT / 'tools').rglob(f'{name}.py')
@@ -439,7 +442,12 @@ def check_mim(words: list[str], page: str, parse) -> None:
 
 @pytest.mark.parametrize('block', BASH, ids=str)
 def test_commands_are_accepted(block, tmp_path, parse):
-    for package in ('mmpretrain', 'mmseg', 'mmaction'):  # whose flags are asked for
+    for package in (
+        'mmpretrain',
+        'mmseg',
+        'mmaction',
+        'mmdet',
+    ):  # whose flags are asked for
         pytest.importorskip(package)
     commands = record(block, tmp_path)
     assert commands, block

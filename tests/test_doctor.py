@@ -127,8 +127,8 @@ def test_problem_of_reports_in_one_line(tmp_path, monkeypatch):
 
 def test_an_unknown_codebase_is_refused(capsys):
     with pytest.raises(SystemExit):
-        doctor.main(['mmdet'])
-    assert 'choose from mmpretrain, mmseg, mmaction' in capsys.readouterr().err
+        doctor.main(['mmrotate'])
+    assert 'choose from mmpretrain, mmseg, mmaction, mmdet' in capsys.readouterr().err
 
 
 def test_the_command_prints_json_and_nothing_else(root):

@@ -21,16 +21,18 @@ ALLOWED = {
     'graph': set(),
     'blocks': {'graph'},
     'attach': {'graph', 'blocks'},
-    'accelerate': {'graph'},
+    'accelerate': {'compat', 'graph'},
     'analysis': {'graph', 'blocks', 'attach'},
     'classification': {'graph', 'blocks', 'attach', 'compat', 'registry'},
     'segmentation': {'graph', 'blocks', 'attach', 'registry'},
     'recognition': {'graph', 'blocks', 'attach', 'registry'},
+    'detection': {'graph', 'blocks', 'attach', 'registry'},
 }
 CODEBASES = {
     'classification': 'mmpretrain',
     'segmentation': 'mmseg',
     'recognition': 'mmaction',
+    'detection': 'mmdet',
 }
 FILES = sorted(
     path for path in PACKAGE.rglob('*.py') if '.mim' not in path.relative_to(ROOT).parts

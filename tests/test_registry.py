@@ -181,7 +181,7 @@ start = time.perf_counter()
 import nl_plugins
 seconds = time.perf_counter() - start
 print('seconds', seconds)
-for name in ('mmcv', 'mmseg', 'mmaction', 'mmpretrain', 'mmengine.model'):
+for name in ('mmcv', 'mmseg', 'mmaction', 'mmpretrain', 'mmdet', 'mmengine.model'):
     assert name not in sys.modules, name
 try:
     nl_plugins.SNLHead
@@ -246,8 +246,8 @@ def test_works_without_mmseg(root):
 
 def test_works_with_mmaction_only(root):
     pytest.importorskip('mmaction')
-    run_hiding('mmseg,mmpretrain', ONLY_VIDEO, root)
+    run_hiding('mmseg,mmpretrain,mmdet', ONLY_VIDEO, root)
 
 
 def test_graph_works_with_torch_alone(root):
-    run_hiding('mmengine,mmcv,mmseg,mmpretrain,mmaction', TORCH_ALONE, root)
+    run_hiding('mmengine,mmcv,mmseg,mmpretrain,mmaction,mmdet', TORCH_ALONE, root)

@@ -19,7 +19,7 @@ package, path = sys.argv[1:]
 config = Config.fromfile(path)
 init_default_scope(config.default_scope)
 assert 'nl_plugins' in sys.modules
-others = {'mmpretrain', 'mmseg', 'mmaction'} - {package}
+others = {'mmpretrain', 'mmseg', 'mmaction', 'mmdet'} - {package}
 assert not others & set(sys.modules), 'reading a config imported another codebase'
 
 from mmengine.model import revert_sync_batchnorm

@@ -80,6 +80,14 @@ TASKS = (
         'top-1 (%)',
         100.0,
     ),
+    Task(
+        'detection',
+        'detection/snl/retinanet_r18-snl1_fpn_1xb8-12e_mini-coco.py',
+        'coco',
+        'coco/bbox_mAP',
+        'box AP (%)',
+        100.0,
+    ),
 )
 # What mmengine's logger writes while it trains or tests.
 _PROGRESS = re.compile(

@@ -60,6 +60,8 @@ def sample(scope: str):
         from mmpretrain.structures import DataSample as Sample
     elif scope == 'mmseg':
         from mmseg.structures import SegDataSample as Sample
+    elif scope == 'mmdet':
+        from mmdet.structures import DetDataSample as Sample
     else:
         from mmaction.structures import ActionDataSample as Sample
     return Sample()

@@ -29,6 +29,8 @@ METRICS = {
     'Top 1 Accuracy': {'accuracy/top1': 1, 'acc/top1': 100},
     'Top 5 Accuracy': {'accuracy/top5': 1, 'acc/top5': 100},
     'mIoU': {'mIoU': 1},
+    'box AP': {'coco/bbox_mAP': 100},
+    'mask AP': {'coco/segm_mAP': 100},
 }
 
 

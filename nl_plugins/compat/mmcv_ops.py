@@ -1,7 +1,8 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""mmcv-lite has no compiled operators, yet mmseg imports ``mmcv.ops``."""
+"""mmcv-lite has no compiled operators, yet mmseg and mmdet import ``mmcv.ops``."""
 
 import sys
+from importlib import import_module
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
@@ -12,7 +13,10 @@ _NAME = 'mmcv._ext'
 
 
 class _Operators(ModuleType):
-    """Has every operator; calling one explains that it is not compiled."""
+    """Has every operator: those of ``operators`` work, others explain themselves.
+
+    Neither imports torchvision before an operator is called.
+    """
 
     @staticmethod
     def get_compiler_version() -> str:
@@ -26,14 +30,17 @@ class _Operators(ModuleType):
         if name.startswith('__'):
             raise AttributeError(name)
 
-        def missing(*args, **kwargs):
+        def call(*args, **kwargs):
+            ported = import_module(f'{__package__}.operators').OPERATORS
+            if name in ported:
+                return ported[name](*args, **kwargs)
             raise NotImplementedError(
                 f'the operator {name} needs compiled mmcv, but mmcv-lite is '
                 'installed: pip uninstall mmcv-lite, then pip install '
                 '--no-build-isolation "mmcv>=2.0.0,<2.2.0"'
             )
 
-        return missing
+        return call
 
 
 def needed() -> bool:
@@ -54,8 +61,8 @@ def apply() -> None:
 
 REPAIR = Repair(
     name='mmcv_ops',
-    symptom='mmcv.ops and mmseg.models cannot be imported with mmcv-lite',
-    remedy="a stand-in mmcv._ext lets mmcv's Python operators work",
+    symptom='mmcv.ops, mmseg.models and mmdet cannot be imported with mmcv-lite',
+    remedy="a stand-in mmcv._ext lets mmcv's Python operators, nms and RoIAlign work",
     upstream='https://github.com/open-mmlab/mmcv/issues/2059',
     needed=needed,
     apply=apply,

@@ -1,5 +1,5 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""mmseg 1.2 and mmaction 1.2 refuse mmcv 2.2, with which they work."""
+"""mmseg 1.2, mmaction 1.2 and mmdet 3.3 refuse mmcv 2.2, with which they work."""
 
 import sys
 from contextlib import contextmanager
@@ -9,14 +9,19 @@ from .repair import Repair, version_of
 
 _ACCEPTED = '2.1.0'
 # The maintained forks have other distribution names and bounds of their own.
-_REFUSING = {'mmseg': 'mmsegmentation', 'mmaction': 'mmaction2'}
+# Distribution and the version from which on it is not known to refuse.
+_REFUSING = {
+    'mmseg': ('mmsegmentation', (1, 3)),
+    'mmaction': ('mmaction2', (1, 3)),
+    'mmdet': ('mmdet', (3, 4)),
+}
 
 
 def _targets() -> list[str]:
     return [
         package
-        for package, distribution in _REFUSING.items()
-        if (version_of(distribution) or (9,)) < (1, 3)
+        for package, (distribution, bound) in _REFUSING.items()
+        if (version_of(distribution) or (9,)) < bound
     ]
 
 
@@ -48,9 +53,9 @@ def apply() -> None:
 
 REPAIR = Repair(
     name='mmcv_version',
-    symptom='mmseg and mmaction assert mmcv < 2.2.0',
+    symptom='mmseg, mmaction and mmdet assert mmcv < 2.2.0',
     remedy=f'mmcv presents itself as {_ACCEPTED} while they are imported',
-    upstream='mmseg/__init__.py, mmaction/__init__.py',
+    upstream='mmseg/__init__.py, mmaction/__init__.py, mmdet/__init__.py',
     needed=needed,
     apply=apply,
 )

@@ -11,6 +11,7 @@ import torch
 
 from nl_plugins.compat import (
     bf16_scores,
+    criss_cross_diagonal,
     fork_names,
     imports,
     mmaction_drn,
@@ -96,10 +97,32 @@ def test_python_operators_work_with_mmcv_lite():
     features = torch.arange(16.0).view(1, 1, 4, 4)
     centre = ops.point_sample(features, torch.tensor([[[0.5, 0.5]]]))
     torch.testing.assert_close(centre, torch.tensor([[[7.5]]]))
-    with pytest.raises(NotImplementedError, match='sigmoid_focal_loss_forward'):
-        ops.sigmoid_focal_loss(
-            torch.zeros(1, 1), torch.zeros(1, dtype=torch.long), 2.0, 0.25
-        )
+    with pytest.raises(NotImplementedError, match='roi_pool_forward'):
+        ops.roi_pool(features, torch.tensor([[0.0, 0, 0, 2, 2]]), 2)
+
+
+@pytest.mark.parametrize('size', [(7, 6), (5, 9)])
+def test_criss_cross_attention_is_exported(size, tmp_path):
+    """Opset 17, open sizes; the numbers and TorchScript stay."""
+    ops = pytest.importorskip('mmcv.ops')
+    onnxruntime = pytest.importorskip('onnxruntime')
+    if not criss_cross_diagonal.needed():
+        pytest.skip('this mmcv has another criss-cross attention')
+    torch.manual_seed(0)
+    module = ops.CrissCrossAttention(16).eval()
+    module.gamma.scale.data.fill_(0.7)
+    x, other = torch.randn(1, 16, 4, 4), torch.randn(2, 16, *size)
+    diagonal = torch.diag(torch.full((5,), float('-inf')))
+    assert torch.equal(criss_cross_diagonal.NEG_INF_DIAG(5, x.device), diagonal)
+    path = tmp_path / 'module.onnx'
+    axes = {'x': {0: 'batch', 2: 'height', 3: 'width'}}
+    options = dict(dynamo=False, opset_version=17, input_names=['x'])
+    torch.onnx.export(module, (x,), path, dynamic_axes=axes, **options)
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    (found,) = session.run(None, {'x': other.numpy()})
+    expected = module(other).detach()
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.jit.script(module)(other), expected)
 
 
 def hue_shifted(image, offset):
@@ -219,7 +242,9 @@ def refusing(tmp_path, monkeypatch):
     monkeypatch.setattr(
         mmcv_version, 'version_of', lambda name, *others: versions.get(name)
     )
-    monkeypatch.setattr(mmcv_version, '_REFUSING', {'refusing_codebase': 'refusing'})
+    monkeypatch.setattr(
+        mmcv_version, '_REFUSING', {'refusing_codebase': ('refusing', (1, 3))}
+    )
     yield mmcv, versions
     sys.modules.pop('refusing_codebase', None)
     imports._WATCHER.around.pop('refusing_codebase', None)

@@ -77,7 +77,8 @@ def test_every_file_holds_the_repair_of_its_name():
     files = {path.stem for path in folder.glob('*.py')}
     names = [repair.name for repair in compat.REPAIRS]
     assert len(names) == len(set(names))
-    assert files - set(names) == {'__init__', 'imports', 'plain_arrays', 'repair'}
+    helpers = {'__init__', 'imports', 'operators', 'plain_arrays', 'repair'}
+    assert files - set(names) == helpers
     for repair in compat.REPAIRS:
         assert repair.symptom and repair.remedy and repair.upstream
 

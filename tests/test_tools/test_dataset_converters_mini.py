@@ -11,7 +11,7 @@ import pytest
 
 SIZES = [
     '--cifar10', '20', '10', '--cityscapes', '5', '2',
-    '--kinetics400', '8', '3', '--sthv1', '8', '3',
+    '--kinetics400', '8', '3', '--sthv1', '8', '3', '--coco', '6', '2',
 ]  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def test_same_seed_same_bytes_and_another_seed_others(tool, data, tmp_path):
 def test_second_run_leaves_everything_alone(tool, data, capsys):
     before = {path: path.stat().st_mtime_ns for path in data.rglob('*')}
     assert tool('make_mini_data').main(['--out', str(data), *SIZES]) == 0
-    assert capsys.readouterr().out.count('already in') == 4
+    assert capsys.readouterr().out.count('already in') == 5
     assert {path: path.stat().st_mtime_ns for path in data.rglob('*')} == before
 
 
@@ -196,3 +196,54 @@ def test_mean_colour_tells_no_class(tool, name):
     guess = ((test - centres) ** 2).sum(-1).argmin(-1)
     accuracy = (guess == np.repeat(np.arange(classes), count // 2)).mean()
     assert accuracy < 3.0 / classes
+
+
+def test_coco_is_read_by_its_own_library(tool, data):
+    """Ids, boxes, polygons and crowds of COCO; a sign decides bus or truck."""
+    coco_api = pytest.importorskip('pycocotools.coco')
+    coco = tool('mini_data.coco')
+    folder, crowds = data / 'coco', []
+    for split, count in (('train', 6), ('val', 2)):
+        index = coco_api.COCO(folder / f'annotations/instances_{split}2017.json')
+        assert len(index.imgs) == count and len(index.cats) == 80
+        assert {index.cats[i]['name'] for i in (13, 84, 90)} == {
+            'stop sign',
+            'book',
+            'toothbrush',
+        }
+        assert not set(index.cats) & {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
+        for number, image in index.imgs.items():
+            picture = cv2.imread(str(folder / f'{split}2017' / image['file_name']))
+            assert picture.shape == (image['height'], image['width'], 3)
+            things = index.imgToAnns[number]
+            names = {index.cats[thing['category_id']]['name'] for thing in things}
+            assert ('bus' in names) == ('stop sign' in names)
+            assert ('truck' in names) == ('traffic light' in names)
+            assert len(names & {'bus', 'truck'}) == 1
+            for thing in things:
+                mask = index.annToMask(thing)
+                assert mask.sum() == pytest.approx(thing['area'], rel=0.2, abs=3)
+                rows, columns = np.nonzero(mask)
+                x, y, width, height = thing['bbox']
+                box = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+                np.testing.assert_allclose(box, (x, y, x + width, y + height), atol=2)
+        crowds += [thing for thing in index.anns.values() if thing['iscrowd']]
+    assert crowds and all(isinstance(crowd['segmentation'], dict) for crowd in crowds)
+    image, objects = coco.draw_scene(np.random.default_rng(0), True, True, True)
+    (crowd,) = [thing for thing in objects if thing['iscrowd']]
+    counts = crowd['segmentation']['counts']
+    assert sum(counts[1::2]) == crowd['area']
+    assert sum(counts) == coco.HEIGHT * coco.WIDTH
+
+
+def test_bus_and_truck_look_alike(tool):
+    coco = tool('mini_data.coco')
+    (bus, things), (truck, _) = (
+        coco.draw_scene(np.random.default_rng(3), is_bus, False, False)
+        for is_bus in (True, False)
+    )
+    x, y, width, height = (round(v) for v in things[0]['bbox'])
+    part = slice(y, y + height), slice(x, x + width)
+    # Alike but for the noise, whose numbers the other sign has moved.
+    difference = np.abs(bus[part].astype(int) - truck[part])
+    assert difference.mean() < 8 and things[0]['name'] == 'bus'

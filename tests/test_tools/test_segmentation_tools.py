@@ -27,7 +27,9 @@ def compare(root, monkeypatch):
 @pytest.fixture
 def full_resolution(root, monkeypatch):
     monkeypatch.syspath_prepend(str(root / 'tools' / 'analysis_tools'))
-    return importlib.import_module('full_resolution')
+    yield importlib.import_module('full_resolution')
+    # It accelerates the classes of this process.
+    importlib.import_module('nl_plugins.accelerate').undo()
 
 
 def test_labels_are_painted_in_their_colours(compare):
@@ -112,7 +114,7 @@ def test_comparison_refuses_in_one_sentence(compare, trained, tmp_path, capsys):
         compare.parse_model('SNL=no.py:no.pth')
 
 
-@pytest.mark.parametrize('part', ['block', 'conv', 'dense', 'model'])
+@pytest.mark.parametrize('part', ['block', 'conv', 'dense', 'model', 'dense-model'])
 def test_each_part_is_measured(full_resolution, root, part):
     result = full_resolution.measure(root / CONFIG, part, (128, 128), 'cpu')
     assert result['seconds'] > 0 and result['cpu_seconds'] > 0
@@ -121,14 +123,33 @@ def test_each_part_is_measured(full_resolution, root, part):
 
 def test_fast_block_needs_less_memory_than_dense(full_resolution, root):
     # A process that has freed as much already would not grow.
-    args = argparse.Namespace(config=root / CONFIG, device='cpu')
+    args = argparse.Namespace(device='cpu')
     used = {
-        part: full_resolution.in_subprocess(args, part, (320, 640))['bytes']
+        part: full_resolution.in_subprocess(args, str(root / CONFIG), part, (320, 640))[
+            'bytes'
+        ]
         for part in ('block', 'dense')
     }
     matrix = full_resolution.dense_bytes((320, 640))
     assert matrix == 4 * (40 * 80) ** 2
     assert used['dense'] > matrix > 2 * used['block']
+
+
+@pytest.mark.parametrize('part', ['block', 'conv', 'dense'])
+def test_stock_heads_have_a_block(full_resolution, part):
+    for config in full_resolution.STOCK:
+        assert full_resolution.measure(config, part, (64, 64), 'cpu')['seconds'] > 0
+
+
+def test_memory_is_drawn(full_resolution, tmp_path):
+    rows = [
+        dict(config=config, part=part, image='1x1', bytes=2**30)
+        for config in full_resolution.STOCK[:2]
+        for part in ('model', 'dense-model')
+    ]
+    full_resolution.draw(rows[:3], tmp_path / 'memory.png')
+    assert (tmp_path / 'memory.png').stat().st_size > 5000
+    assert not list(tmp_path.glob('*.tmp*'))
 
 
 def test_sizes_are_checked(full_resolution):

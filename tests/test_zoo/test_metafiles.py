@@ -14,7 +14,7 @@ def metafiles(script):
 
 def test_the_repository_passes_its_own_check(metafiles, capsys):
     """Names, tables and parameters of all; every 16th network is counted again."""
-    for package in ('mmpretrain', 'mmseg', 'mmaction'):
+    for package in ('mmpretrain', 'mmseg', 'mmaction', 'mmdet'):
         pytest.importorskip(package)
     assert metafiles.main(['--check', '--every', '16']) == 0
     assert 'all files are up to date' in capsys.readouterr().out

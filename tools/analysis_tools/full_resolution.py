@@ -2,13 +2,15 @@
 """What a decode head's non-local block costs on whole images.
 
 Time and peak memory of one forward pass of the block, of the 3x3 convolution beside
-it, of the block in its dense formulation, and of the whole network, each in a process
-of its own, without gradients. CPU seconds hold still on a busy machine:
+it, of the block in its dense formulation, and of the whole network with either, each in
+a process of its own, without gradients. CPU seconds hold still on a busy machine:
 
     python tools/analysis_tools/full_resolution.py CONFIG --sizes 512x1024 1024x2048
+    python tools/analysis_tools/full_resolution.py --stock --picture memory.png
 
-Peak memory is what the pass adds to the process; for ``model`` it is the whole
-process, with the weights and the libraries.
+``--stock`` takes NLNet, DNLNet, DANet and CCNet of mmseg's zoo, accelerated by
+``nl_plugins.accelerate``; dense is then the codebase's own computation. Peak memory is
+what the pass adds; for networks, with the weights and the image.
 """
 
 import argparse
@@ -18,12 +20,24 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / 'configs/segmentation/snl/snl_r50-d8_4xb2-40k_cityscapes-512x1024.py'
-PARTS = ('block', 'conv', 'dense', 'model')
+#: mmseg's own non-local networks.
+STOCK = tuple(
+    f'mmseg::{folder}/{name}_r50-d8_4xb2-40k_cityscapes-512x1024.py'
+    for folder, name in (
+        ('nonlocal_net', 'nonlocal'),
+        ('dnlnet', 'dnl'),
+        ('danet', 'danet'),
+        ('ccnet', 'ccnet'),
+    )
+)
+#: Where a decode head has its block.
+BLOCKS = ('nl_block', 'dnl_block', 'pam', 'cca')
+PARTS = ('block', 'conv', 'dense', 'model', 'dense-model')
 STRIDE = 8
 GIB = 2**30
 
@@ -38,10 +52,11 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(height), int(width)
 
 
-def dense_bytes(size: tuple[int, int]) -> int:
-    """Memory of one float32 N x N matrix."""
-    positions = size[0] * size[1] // STRIDE**2
-    return 4 * positions**2
+def dense_bytes(size: tuple[int, int], crossing: bool = False) -> int:
+    """Memory of one float32 N x N matrix, N x (H + W) for criss-cross attention."""
+    height, width = (side // STRIDE for side in size)
+    positions = height * width
+    return 4 * positions * ((height + width) if crossing else positions)
 
 
 def peak_bytes(device: str, reset: bool = False) -> int:
@@ -65,22 +80,36 @@ def peak_bytes(device: str, reset: bool = False) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def measure(config: Path, part: str, size: tuple[int, int], device: str) -> dict:
+def load(name: str):
+    """A config file, or a config of mmseg's zoo by its name."""
+    from mmengine.config import Config
+    from mmengine.hub import get_config
+
+    return get_config(name) if '::' in name else Config.fromfile(name)
+
+
+def measure(config: str | Path, part: str, size: tuple[int, int], device: str) -> dict:
     """One part at one size: ``seconds``, ``cpu_seconds`` and ``bytes``."""
     sys.path.insert(0, str(ROOT))
     import torch
-    from mmengine.config import Config
+    from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
+    from nl_plugins import accelerate
     from nl_plugins.graph import force
 
-    cfg = Config.fromfile(config)
+    if part.startswith('dense'):
+        accelerate.undo()
+    cfg = load(str(config))
     init_default_scope('mmseg')
-    model = MODELS.build(cfg.model if part == 'model' else cfg.model.decode_head)
-    model = model.eval().to(device)
+    whole = part.endswith('model')
+    if whole:
+        cfg.model.pretrained = None
+    model = MODELS.build(cfg.model if whole else cfg.model.decode_head)
+    model = revert_sync_batchnorm(model).eval().to(device)
     height, width = size
-    if part == 'model':
+    if whole:
         model.test_cfg.mode = 'whole'
         x = torch.randn(1, 3, height, width, device=device)
         metas = [dict(img_shape=size, ori_shape=size)]
@@ -92,33 +121,42 @@ def measure(config: Path, part: str, size: tuple[int, int], device: str) -> dict
         x = torch.randn(
             1, model.channels, height // STRIDE, width // STRIDE, device=device
         )
-        forward = model.convs[1] if part == 'conv' else model.nl_block
+        if part == 'conv':
+            forward = model.convs[1] if hasattr(model, 'convs') else model.pam_out_conv
+        else:
+            forward = next(getattr(model, n) for n in BLOCKS if hasattr(model, n))
+    formulation = 'dense' if part.startswith('dense') else 'auto'
 
     def run(x):
         start = time.perf_counter(), time.process_time()
-        with torch.inference_mode(), force('dense' if part == 'dense' else 'auto'):
+        with torch.inference_mode(), force(formulation):
             forward(x)
         if device != 'cpu':
             torch.cuda.synchronize()
         return time.perf_counter() - start[0], time.process_time() - start[1]
 
     # Libraries load on the first call; a crop this small costs next to nothing.
-    run(x[..., :64, :64] if part == 'model' else x[..., :8, :8])
-    before = 0 if part == 'model' else peak_bytes(device, reset=True)
+    run(x[..., :64, :64] if whole else x[..., :8, :8])
+    before = peak_bytes(device, reset=True)
+    if whole:
+        weights = (*model.parameters(), *model.buffers())
+        before -= sum(tensor.nbytes for tensor in (x, *weights))
     times = [run(x)]
     used = peak_bytes(device) - before
-    if part != 'model':
-        times += [run(x) for _ in range(2)]
+    while not whole and len(times) < 3 and sum(times[0]) < 20:
+        times.append(run(x))
     seconds, cpu_seconds = map(min, zip(*times))
     return dict(seconds=seconds, cpu_seconds=cpu_seconds, bytes=used)
 
 
-def in_subprocess(args: argparse.Namespace, part: str, size: tuple[int, int]) -> dict:
+def in_subprocess(
+    args: argparse.Namespace, config: str, part: str, size: tuple[int, int]
+) -> dict:
     """:func:`measure` in a fresh process, so that its peak memory is its own."""
     command = [
         sys.executable,
         __file__,
-        str(args.config),
+        config,
         '--one',
         part,
         '--sizes',
@@ -133,11 +171,58 @@ def in_subprocess(args: argparse.Namespace, part: str, size: tuple[int, int]) ->
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def short_name(config: str) -> str:
+    """The beginning of a config's name."""
+    return re.split(r'[/:]', config)[-1].split('_')[0]
+
+
+def draw(figures: Sequence[Mapping], path: Path, line: float = 12) -> None:
+    """Peak memory of each network by size, with and without, as bars."""
+    import matplotlib
+
+    matplotlib.use('Agg')
+    from matplotlib import pyplot as plt
+
+    rows = [row for row in figures if row['part'].endswith('model')]
+    sizes = list(dict.fromkeys(row['image'] for row in rows))
+    names = list(dict.fromkeys(row['config'] for row in rows))
+    figure, axes = plt.subplots(1, len(sizes), figsize=(4.2 * len(sizes), 3.2))
+    for axis, size in zip([axes] if len(sizes) == 1 else axes, sizes):
+        for offset, part, colour in ((-0.2, 'dense-model', 'tab:gray'),) + (
+            (0.2, 'model', 'tab:blue'),
+        ):
+            for place, name in enumerate(names):
+                found = [
+                    row['bytes'] / GIB
+                    for row in rows
+                    if (row['config'], row['part'], row['image']) == (name, part, size)
+                ]
+                axis.bar(place + offset, sum(found), 0.4, color=colour)
+                text = f'{found[0]:.1f}' if found else 'not run'
+                axis.text(
+                    place + offset,
+                    sum(found),
+                    text,
+                    fontsize=7,
+                    ha='center',
+                    va='bottom',
+                )
+        axis.axhline(line, color='tab:red', lw=1)
+        axis.set_xticks(range(len(names)), [short_name(name) for name in names])
+        axis.set_title(f'{size}, GiB: grey without, blue with the import', fontsize=8)
+    figure.tight_layout()
+    temporary = path.with_name(f'{path.stem}.tmp{path.suffix}')
+    figure.savefig(temporary, dpi=120)
+    plt.close(figure)
+    temporary.replace(path)
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', type=Path, nargs='?', default=CONFIG)
+    parser.add_argument('config', nargs='*', help='files, or names like mmseg::...')
+    parser.add_argument('--stock', action='store_true', help="mmseg's own networks")
     parser.add_argument(
         '--sizes',
         type=parse_size,
@@ -155,33 +240,52 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument('--device', default='cpu', help='(%(default)s)')
     parser.add_argument('--json', type=Path, help='also write the figures here')
+    parser.add_argument('--picture', type=Path, help='draw the memory of networks')
     parser.add_argument('--one', choices=PARTS, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
-    if not args.config.is_file():
-        parser.error(f'there is no config {args.config}')
+    args.config = [*args.config, *(STOCK if args.stock else ())] or [str(CONFIG)]
+    for config in args.config:
+        if '::' not in config and not Path(config).is_file():
+            parser.error(f'there is no config {config}')
+    if args.picture and not {'model', 'dense-model'} & set(args.parts):
+        parser.error('--picture draws networks: add --parts model dense-model')
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
     if args.one:
-        print(json.dumps(measure(args.config, args.one, args.sizes[0], args.device)))
+        row = measure(args.config[0], args.one, args.sizes[0], args.device)
+        print(json.dumps(row))
         return 0
     figures = []
-    print(f'{"image":>10} {"part":>6} {"seconds":>9} {"cpu s":>9} {"peak MiB":>9}')
-    for size in args.sizes:
-        for part in args.parts:
-            row = dict(image=f'{size[0]}x{size[1]}', part=part)
-            if part == 'dense' and 3 * dense_bytes(size) > args.dense_limit * GIB:
-                one = dense_bytes(size) / GIB
-                print(f'{row["image"]:>10} {part:>6} one N x N matrix is {one:.0f} GiB')
-                continue
-            row.update(in_subprocess(args, part, size))
-            figures.append(row)
-            print(
-                f'{row["image"]:>10} {part:>6} {row["seconds"]:9.2f} '
-                f'{row["cpu_seconds"]:9.2f} {row["bytes"] / 2**20:9.0f}',
-                flush=True,
-            )
-    if args.json:
-        temporary = args.json.with_suffix('.tmp')
-        temporary.write_text(json.dumps(figures, indent=2))
-        temporary.replace(args.json)
+    print(
+        f'{"config":>9} {"image":>10} {"part":>11} {"seconds":>9} {"cpu s":>9} '
+        f'{"peak MiB":>9}'
+    )
+    for config in args.config:
+        crossing = short_name(config) == 'ccnet'
+        for size in args.sizes:
+            for part in args.parts:
+                row = dict(config=config, image=f'{size[0]}x{size[1]}', part=part)
+                lead = f'{short_name(config):>9} {row["image"]:>10} {part:>11}'
+                matrix = dense_bytes(size, crossing)
+                if part.startswith('dense') and 3 * matrix > args.dense_limit * GIB:
+                    print(f'{lead} one N x N matrix is {matrix / GIB:.0f} GiB')
+                    continue
+                row.update(in_subprocess(args, config, part, size))
+                figures.append(row)
+                print(
+                    f'{lead} {row["seconds"]:9.2f} {row["cpu_seconds"]:9.2f} '
+                    f'{row["bytes"] / 2**20:9.0f}',
+                    flush=True,
+                )
+                if args.json:
+                    temporary = args.json.with_suffix('.tmp')
+                    temporary.write_text(json.dumps(figures, indent=2))
+                    temporary.replace(args.json)
+    if args.picture:
+        draw(figures, args.picture)
     return 0
 
 

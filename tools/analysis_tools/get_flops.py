@@ -11,7 +11,9 @@ weights, in the formulation that the sizes choose on a CPU.
 
 The default shape is the one of the codebase's tables: the crop of the test pipeline
 for images, the training crop for segmentation, one view of the validation pipeline
-for clips.
+for clips, the scale of the test pipeline for detection. A detector of two stages is
+counted with as many proposals as its config lets through, up to 100 of them in a mask
+head; RoIAlign and nms count as no multiply-adds.
 """
 
 from __future__ import annotations
@@ -52,6 +54,9 @@ def measure(config: Config, shape: Sequence[int] = ()) -> tuple[Complexity, tupl
     options = {}
     if config.default_scope == 'mmaction':
         options['stage'] = 'head'  # "tensor" means the backbone there
+    if config.default_scope == 'mmdet':
+        options['data_samples'] = None
+        _fix_proposals(model)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         return model_complexity(model, x, mode='tensor', **options), size
 
@@ -70,6 +75,36 @@ def build(config: Config) -> nn.Module:
     with DefaultScope.overwrite_default_scope(scope), weights_on_meta():
         model = MODELS.build(cfg)
     return model.to('meta').eval()
+
+
+def _fix_proposals(model: nn.Module) -> None:
+    """Give a detector of two stages a fixed number of proposals, made of shapes alone.
+
+    Which proposals survive, and on which level each is pooled, are values; a network on
+    the meta device has none.
+    """
+    from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
+    from mmengine.structures import InstanceData
+
+    if not getattr(model, 'with_rpn', False):
+        return
+    number = model.test_cfg.rpn.max_per_img
+    network = model.rpn_head.forward
+
+    def predict(features, data_samples, **_):
+        network(features)
+        boxes = features[0].new_empty(number, 4)
+        return [InstanceData(bboxes=boxes) for _ in range(len(features[0]))]
+
+    model.rpn_head.predict = predict
+    for extractor in model.modules():
+        if isinstance(extractor, BaseRoIExtractor):
+            size = extractor.out_channels, *extractor.roi_layers[0].output_size
+
+            def pool(features, rois, *_, size=size):
+                return features[0].new_empty(len(rois), *size)
+
+            extractor.forward = pool
 
 
 def input_shape(

@@ -1,5 +1,5 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Make small synthetic data sets in the on-disk formats of four real ones.
+"""Make small synthetic data sets in the on-disk formats of five real ones.
 
 They are for trying out, testing and debugging: a full training run takes
 minutes on two CPU cores. Results on them say nothing about the real sets.
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from mini_data import cifar10, cityscapes, videos  # noqa: E402
+from mini_data import cifar10, cityscapes, coco, videos  # noqa: E402
 
 VERSION = 1
 """Raised whenever the pictures drawn from one seed change."""
@@ -37,6 +37,7 @@ SETS: dict[str, MiniSet] = dict(
     cityscapes=MiniSet(cityscapes.write, 120, 40),
     kinetics400=MiniSet(videos.write_kinetics400, 320, 80),
     sthv1=MiniSet(videos.write_sthv1, 320, 80),
+    coco=MiniSet(coco.write, 400, 100),
 )
 
 

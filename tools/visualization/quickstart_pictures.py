@@ -3,7 +3,7 @@
 
 Writes OUT/prediction.png, for segmentation OUT/attention.png, and OUT/facts.json
 with the keys ``blocks`` (class names) and ``chance`` (percent). Works for the
-configs of all three codebases.
+configs of all codebases.
 """
 
 import argparse
@@ -78,6 +78,37 @@ def chance_of_maps(maps: list[np.ndarray], num_classes: int) -> float:
     return 100 * max(p.max() / len(p), (p / (2 - p)).mean())
 
 
+def draw_detections(items: list, results: list, names: list[str]) -> Any:
+    """Pictures with the boxes of score 0.4 and more; red where the truth differs."""
+    from mmdet.structures.bbox import bbox_overlaps
+
+    figure, axes = plt.subplots(2, len(items) // 2, figsize=(1.6 * len(items), 5.4))
+    for axis, item, result in zip(axes.flat, items, results):
+        axis.imshow(rgb(item))
+        axis.axis('off')
+        truth = item['data_samples'].gt_instances
+        scale = result.metainfo['scale_factor']
+        boxes = result.pred_instances.bboxes.cpu() * torch.tensor(scale).repeat(2)
+        overlaps = bbox_overlaps(boxes, truth.bboxes.tensor)
+        for box, label, score, overlap in zip(
+            boxes,
+            result.pred_instances.labels.tolist(),
+            result.pred_instances.scores.tolist(),
+            overlaps,
+        ):
+            if score < 0.4:
+                continue
+            found = (overlap > 0.5) & (truth.labels == label)
+            colour = 'lime' if found.any() else 'red'
+            x0, y0, x1, y1 = box.tolist()
+            axis.add_patch(
+                plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, color=colour)
+            )
+            axis.text(x0, y0 - 2, f'{names[label]} {score:.2f}', fontsize=6)
+    figure.tight_layout()
+    return figure
+
+
 def save(figure: Any, path: Path) -> None:
     """Write the figure completely or not at all."""
     temporary = path.with_name(path.stem + '.tmp' + path.suffix)
@@ -116,7 +147,7 @@ def draw_clips(items: list, results: list, names: list[str]) -> Any:
 
 
 def rgb(item: dict) -> np.ndarray:
-    """The picture of a sample of mmseg, (H, W, 3) RGB."""
+    """The picture of a sample of mmseg or mmdet, (H, W, 3) RGB."""
     return item['inputs'].flip(0).permute(1, 2, 0).numpy()
 
 
@@ -180,7 +211,7 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
     args = parser.parse_args()
     scope, dataset, model = load(args.config, args.checkpoint, args.cfg_options)
-    count = {'mmpretrain': 10, 'mmaction': 4, 'mmseg': 3}[scope]
+    count = {'mmpretrain': 10, 'mmaction': 4, 'mmseg': 3, 'mmdet': 6}[scope]
     items = [dataset[i] for i in range(count)]
     with torch.no_grad():
         results = model.test_step(pseudo_collate(items))
@@ -197,6 +228,9 @@ def main() -> None:
     elif scope == 'mmpretrain':
         figure = draw_images(items, results, list(dataset.metainfo['classes']))
         chance = chance_of_labels([info['gt_label'] for info in infos])
+    elif scope == 'mmdet':
+        figure = draw_detections(items, results, list(dataset.metainfo['classes']))
+        chance = 0.0  # boxes that no one looked for hit nothing
     else:
         label_map = Path(dataset.ann_file).parent / 'label_map.txt'
         figure = draw_clips(items, results, label_map.read_text().splitlines())

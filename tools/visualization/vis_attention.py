@@ -26,6 +26,7 @@ import nl_plugins  # noqa: F401  repairs upstream packages before they are impor
 from nl_plugins.analysis import record_attention
 from nl_plugins.analysis.hook import frames_of, spectrum_picture
 from nl_plugins.analysis.picture import draw_attention, film_strip, network_frames
+from nl_plugins.codebases import CODEBASES
 
 
 def parse_args(argv=None):
@@ -79,6 +80,10 @@ def load(cfg: Config, checkpoint: str, device: str):
         from mmseg.apis import inference_model, init_model
 
         return init_model(cfg, checkpoint, device), inference_model
+    if scope == 'mmdet':
+        from mmdet.apis import inference_detector, init_detector
+
+        return init_detector(cfg, checkpoint, device=device), inference_detector
     if scope == 'mmaction':
         from mmaction.apis import inference_recognizer, init_recognizer
 
@@ -89,8 +94,8 @@ def load(cfg: Config, checkpoint: str, device: str):
 
         return init_recognizer(cfg, checkpoint, device), recognise
     raise ValueError(
-        "default_scope of the config must be 'mmpretrain', 'mmseg' or 'mmaction', but "
-        f'it is {scope!r}'
+        f'default_scope of the config must be one of {list(CODEBASES)}, but it is '
+        f'{scope!r}'
     )
 
 

@@ -1,2 +1,2 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Procedural data sets in the on-disk formats of four real ones."""
+"""Procedural data sets in the on-disk formats of five real ones."""
