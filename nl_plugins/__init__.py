@@ -18,6 +18,8 @@ from .version import __version__
 
 # Register into mmengine's root registries; need no codebase.
 _SHARED = ('blocks', 'attach', 'analysis')
+# Attributes of the package that are no classes.
+_FUNCTIONS = ('explain',)
 # Register into their codebase's registries.
 _ADAPTERS = tuple(codebase.extra for codebase in CODEBASES.values())
 _SUBMODULES = (
@@ -47,7 +49,7 @@ def _public_names(submodule: str) -> list[str]:
 def __getattr__(name: str):
     if name in _SUBMODULES:
         return import_module(f'{__name__}.{name}')
-    if name[:1].isupper():  # a class
+    if name[:1].isupper() or name in _FUNCTIONS:
         for module in _SHARED:
             if not compat.is_installed('mmengine'):
                 command = install_command('mim')
@@ -65,7 +67,7 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    names = {*globals(), *_SUBMODULES}
+    names = {*globals(), *_SUBMODULES, *_FUNCTIONS}
     for adapter in _ADAPTERS:
         names.update(_public_names(adapter))
     return sorted(names)

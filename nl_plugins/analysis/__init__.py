@@ -2,6 +2,7 @@
 """Looking inside: where a block attends, its graph's spectrum, its cost."""
 
 from .complexity import BlockComplexity, Complexity, model_complexity
+from .explain import Explanation, explain
 from .hook import NonLocalVisualizationHook
 from .memory import peak_memory
 from .record import AttentionRecord, query_map, record_attention
@@ -11,8 +12,10 @@ __all__ = [
     'AttentionRecord',
     'BlockComplexity',
     'Complexity',
+    'Explanation',
     'NonLocalVisualizationHook',
     'Spectrum',
+    'explain',
     'filter_response',
     'graph_spectrum',
     'model_complexity',

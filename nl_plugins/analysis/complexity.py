@@ -71,6 +71,7 @@ class BlockComplexity:
         matrix (int): Bytes of the affinity as a matrix (B, N, M).
         held (int): Bytes of what stands for it: the tensors that the operator is
             made of, or the matrix where the sizes make it the cheaper form.
+        decisions (list[Decision]): How its affinities were computed, and why.
     """
 
     name: str
@@ -81,6 +82,7 @@ class BlockComplexity:
     macs: int = 0
     matrix: int = 0
     held: int = 0
+    decisions: list[Decision] = field(default_factory=list)
 
 
 @dataclass
@@ -201,9 +203,10 @@ class _Counting:
         run.stop = len(self.decided)
 
     def row(self, run: _Run) -> BlockComplexity:
+        decided = self.decided[run.start : run.stop]
         applied = {
             id(affinity): (affinity, decision.taken == MATRIX)
-            for affinity, decision in self.decided[run.start : run.stop]
+            for affinity, decision in decided
             # Of a sum its terms, of a matrix built once the affinity that it is of.
             if not isinstance(affinity, (MatrixAffinity, SumAffinity))
         }
@@ -223,6 +226,7 @@ class _Counting:
             run.flops // 2,
             matrix,
             held,
+            list(dict.fromkeys(decision for _, decision in decided)),
         )
 
 

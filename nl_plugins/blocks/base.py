@@ -343,7 +343,7 @@ def fold(positions: Tensor, like: Tensor) -> Tensor:
 
 
 def _is_free(norm: nn.Module) -> bool:
-    """Whether the result of a norm is nobody else's, neither autograd's nor a hook's."""
+    """Whether neither autograd nor a hook holds the result of a norm."""
     return untouched(norm) and type(norm).__module__.startswith('torch.nn')
 
 

@@ -185,9 +185,7 @@ def test_replaced_layers_are_called(name, variant):
     for layer in layers(build(name, variant), x):
         block = build(name, variant)
         parent, _, child = layer.rpartition('.')
-        setattr(
-            block.get_submodule(parent), child, Wrapper(block.get_submodule(layer))
-        )
+        setattr(block.get_submodule(parent), child, Wrapper(block.get_submodule(layer)))
         assert_acts(block, x)
 
 

@@ -1,9 +1,9 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """How far the planner's choice is from the best: ``benchmark.py regret``.
 
-Every strategy of every affinity that takes a case is timed, in turns; the regret of the
-case is time(chosen) / time(best). Cases are a grid of positions, batch sizes and widths,
-forward pass and training step, of which ``--cases`` are drawn with ``--seed``.
+Every strategy of every affinity that takes a case is timed, in turns; the regret of
+the case is time(chosen) / time(best). Cases are a grid of positions, batch sizes and
+widths, forward pass and training step, of which ``--cases`` are drawn with ``--seed``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nl_plugins import graph
 from nl_plugins.graph.lazy import linear_maps
-from nl_plugins.graph.plan import explain_case, case_of
+from nl_plugins.graph.plan import case_of, explain_case
 
 POSITIONS = (4, 16, 64, 256, 1024, 4096, 16384)
 BATCHES = (1, 8, 64)

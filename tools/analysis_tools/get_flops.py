@@ -3,6 +3,7 @@
 
     python tools/analysis_tools/get_flops.py CONFIG
     python tools/analysis_tools/get_flops.py CONFIG --shape 1024 2048
+    python tools/analysis_tools/get_flops.py CONFIG --explain
 
 One sample goes through the network on the meta device: shapes alone, no memory and no
 weights, in the formulation that the sizes choose on a CPU.
@@ -218,6 +219,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         default=[],
         help='a side; height and width; frames, height and width; or all of it',
     )
+    parser.add_argument(
+        '--explain',
+        action='store_true',
+        help='also how each block is computed, the other ways, and why not those',
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
     return parser.parse_args(argv)
 
@@ -233,6 +239,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(f'get_flops.py: {error}') from None
     if result.blocks:
         print(table(result))
+    if args.explain:
+        for block in result.blocks:
+            for decision in block.decisions:
+                print(f'{block.name}: {decision}')
     line = '=' * 30
     print(
         f'{line}\nInput shape: {shape}\nFlops: {result.macs / 1e9:.3f}G '
