@@ -30,6 +30,7 @@ from . import (
     package_resources,
     stored_config,
     torchvision_ops,
+    whole_checkpoints,
 )
 from .imports import folder_of, is_installed, when_imported
 from .repair import OFF, Repair
@@ -51,6 +52,7 @@ REPAIRS: tuple[Repair, ...] = tuple(
         multimodal,
         checkpoint_globals,
         stored_config,
+        whole_checkpoints,
         metrics_report,
         cpu_distributed,
         cpu_sync_bn,
