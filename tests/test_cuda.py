@@ -157,3 +157,25 @@ def test_a_graph_captures_forward_and_backward(name, variant):
     recorded.replay()
     for found, expected in zip(captured, step(module, x), strict=True):
         assert error(found, expected) < 1e-4
+
+
+def test_a_batch_of_images_reaches_the_card_without_a_wait():
+    pytest.importorskip('mmpretrain')
+    from mmpretrain.structures import DataSample
+
+    from nl_plugins.classification import BatchAugmentDataPreprocessor
+
+    preprocessor = BatchAugmentDataPreprocessor(mean=[120.0] * 3, std=[60.0] * 3).cuda()
+    with torch.device('cpu'):
+        images = torch.randint(256, (128, 3, 32, 32), dtype=torch.uint8)
+        samples = [DataSample().set_gt_label(i % 10) for i in range(128)]
+    for inputs in (list(images), images.pin_memory()):
+        torch.cuda.set_sync_debug_mode('error')
+        try:
+            out = preprocessor(dict(inputs=inputs, data_samples=samples), True)
+        finally:
+            torch.cuda.set_sync_debug_mode('default')
+        assert out['inputs'].is_cuda
+        assert [int(s.gt_label) for s in out['data_samples']] == [
+            i % 10 for i in range(128)
+        ]
