@@ -1,6 +1,8 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """The CIFAR augmentation for a whole batch at once, on the device of the model."""
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from mmpretrain.models.utils import ClsDataPreprocessor
@@ -16,6 +18,11 @@ class BatchAugmentDataPreprocessor(ClsDataPreprocessor):
     in the pipeline, whose only transform is then ``PackInputs``: for each image every
     crop offset in 0..2*padding is equally likely, in both directions, and independent
     of the flip. Only in training; the network sees the same images in testing.
+
+    A batch goes to the device in two copies, its images and its labels, from pinned
+    memory and without the host waiting. ``collate_fn=dict(type='default_collate')`` and
+    ``pin_memory=True`` in the dataloader stack and pin the images in its workers;
+    otherwise it happens here.
 
     Args:
         padding (int): Zero pixels on every side before the crop. Defaults to 4.
@@ -61,10 +68,27 @@ class BatchAugmentDataPreprocessor(ClsDataPreprocessor):
                     f'batch holds {sorted(sizes)}: crop or resize in the pipeline'
                 )
             inputs = torch.stack(list(inputs))
-        inputs = self.cast_data(inputs)
+        inputs = self._to_device(inputs)
+        self._move_labels(data.get('data_samples'))
         if training:
             inputs = crop_and_flip(inputs, self.padding, self.flip_prob)
         return super().forward({**data, 'inputs': inputs}, training)
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self.device.type == 'cuda' and tensor.device.type == 'cpu':
+            tensor = tensor.pin_memory()  # nothing is copied where it is pinned already
+        return tensor.to(self.device, non_blocking=True)
+
+    def _move_labels(self, samples: Sequence | None) -> None:
+        """Give the samples their parts of one tensor on the device."""
+        samples = samples or []
+        labels = [s.gt_label for s in samples if isinstance(s.get('gt_label'), Tensor)]
+        if len(labels) < len(samples) or not labels:
+            return
+        moved = self._to_device(torch.cat(labels))
+        parts = moved.split([len(label) for label in labels])
+        for sample, part in zip(samples, parts):
+            sample.set_gt_label(part)
 
 
 def crop_and_flip(images: Tensor, padding: int, flip_prob: float) -> Tensor:

@@ -162,7 +162,7 @@ def check_autocast(block, variant, ndim) -> None:
     """bfloat16 stays close to float32, and every gradient is finite."""
     module, x = build(block, variant, ndim).float(), large_sample(ndim)
     expected = module(x)
-    with torch.autocast('cpu', dtype=torch.bfloat16):
+    with torch.autocast(x.device.type, dtype=torch.bfloat16):
         out = module(x)
     out.float().square().mean().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in module.parameters())

@@ -1,6 +1,7 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """The batched augmentation has the distribution of mmpretrain's pipeline."""
 
+import copy
 from collections import Counter
 
 import numpy as np
@@ -9,10 +10,13 @@ import torch
 
 pytest.importorskip('mmpretrain')
 
+from mmengine.config import Config  # noqa: E402
+from mmengine.dataset import default_collate, pseudo_collate  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmpretrain.models.utils import ClsDataPreprocessor  # noqa: E402
 from mmpretrain.registry import MODELS, TRANSFORMS  # noqa: E402
 from mmpretrain.structures import DataSample  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from nl_plugins.classification.batch_augment import crop_and_flip  # noqa: E402
 
@@ -116,6 +120,63 @@ def test_training_normalises_after_the_augmentation():
     corners = out[:, :, 0, 0]
     assert (corners - black).abs().amax(1).min() < 1e-6
     assert out.shape == (64, 3, 32, 32) and out.dtype == torch.float32
+
+
+class Transfers(TorchDispatchMode):
+    """Counts the tensors that go from one device to another."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default:
+            self.count += out.device != args[0].device
+        return out
+
+
+@pytest.mark.parametrize('collate', [pseudo_collate, default_collate])
+@pytest.mark.parametrize('training', [True, False])
+def test_a_batch_takes_two_copies(collate, training):
+    items = [
+        dict(inputs=image, data_samples=sample)
+        for image, sample in zip(*data(128, as_list=True).values())
+    ]
+    # The meta device stands for a GPU: a tensor has to be copied to get there.
+    counts = {}
+    for name in ('BatchAugmentDataPreprocessor', 'ClsDataPreprocessor'):
+        preprocessor = MODELS.build(dict(type=name, **MEAN_STD)).to('meta')
+        batch = collate(copy.deepcopy(items))
+        with Transfers() as transfers:
+            out = preprocessor(batch, training)
+        counts[name] = transfers.count
+        assert out['inputs'].shape == (128, 3, 32, 32) and out['inputs'].is_meta
+        assert all(sample.gt_label.is_meta for sample in out['data_samples'])
+    one_by_one = 2 if collate is default_collate else 129
+    assert counts == dict(
+        BatchAugmentDataPreprocessor=2, ClsDataPreprocessor=one_by_one
+    )
+
+
+def test_labels_stay_with_their_images():
+    ours = MODELS.build(dict(type='BatchAugmentDataPreprocessor', **MEAN_STD))
+    samples = [DataSample().set_gt_label(labels) for labels in ([1, 4], [2], [0, 3])]
+    batch = dict(inputs=torch.zeros(3, 3, 4, 4), data_samples=samples)
+    out = ours(batch)['data_samples']
+    assert [sample.gt_label.tolist() for sample in out] == [[1, 4], [2], [0, 3]]
+    unlabelled = dict(inputs=torch.zeros(1, 3, 4, 4), data_samples=[DataSample()])
+    assert 'gt_label' not in ours(unlabelled)['data_samples'][0]
+
+
+def test_the_config_stacks_and_pins(root):
+    folder = root / 'configs' / 'classification' / 'snl'
+    cfg = Config.fromfile(
+        folder / 'preresnet20-snl1_1xb128-310e-device-augment_cifar10.py'
+    )
+    for split in ('train', 'val', 'test'):
+        loader = cfg[f'{split}_dataloader']
+        assert loader.pin_memory and loader.collate_fn.type == 'default_collate'
 
 
 def test_errors():

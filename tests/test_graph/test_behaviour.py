@@ -80,7 +80,7 @@ def test_half_precision_accumulates_in_float32(case, dtype):
 def test_autocast_does_not_lower_the_precision_of_an_affinity(case):
     inputs = [x.float() for x in leaves(case)]
     plain = case.build(*inputs[:2], grid_of(12)) @ inputs[2]
-    with torch.autocast('cpu', torch.bfloat16):
+    with torch.autocast(inputs[0].device.type, torch.bfloat16):
         cast = case.build(*inputs[:2], grid_of(12)) @ inputs[2]
     assert cast.dtype == torch.float32
     torch.testing.assert_close(cast, plain)
@@ -98,7 +98,8 @@ def memory_exponent(case, small, large, width, depth):
             dtype=torch.float32,
         )
         affinity = case.build(*inputs[:2], grid_of(positions))
-        return peak_memory(lambda: (affinity @ inputs[2]).sum().backward())
+        device = str(inputs[2].device)
+        return peak_memory(lambda: (affinity @ inputs[2]).sum().backward(), device)
 
     with graph.force('auto'):
         ratio = step(large) / step(small)
@@ -129,7 +130,7 @@ def test_memory_is_linear_at_widths_no_fused_kernel_takes(name, width, depth):
     )
     affinity = case.build(*inputs[:2], grid_of(positions))
     with graph.force('fast'), torch.no_grad():
-        peak = peak_memory(lambda: affinity @ inputs[2])
+        peak = peak_memory(lambda: affinity @ inputs[2], str(inputs[2].device))
     assert peak < 4 * positions * positions  # one byte less than one float32 matrix
 
 

@@ -123,7 +123,7 @@ def _train(
 
 def _loader(section: Section, images: Tensor, labels: Tensor) -> None:
     """Batches from host memory: mmengine's way, and the stacked one."""
-    from mmengine.registry import FUNCTIONS
+    from mmengine.dataset import default_collate
 
     model, cfg = _model(SNL, section)
     wrapper = _wrapper(model, cfg, 'fp32')
@@ -134,17 +134,15 @@ def _loader(section: Section, images: Tensor, labels: Tensor) -> None:
             inputs=[images[i] for i in index], data_samples=[samples[i] for i in index]
         )
     }
-    if 'stack_collate' in FUNCTIONS:
-        collate = FUNCTIONS.get('stack_collate')
-        batches['stack_collate'] = lambda index: collate(
-            [dict(inputs=images[i], data_samples=samples[i]) for i in index]
-        )
+    batches['default_collate'] = lambda index: default_collate(
+        [dict(inputs=images[i], data_samples=samples[i]) for i in index]
+    )
     for name, make in batches.items():
         made = [
             make(range(first, first + BATCH))
             for first in range(0, count - BATCH + 1, BATCH)
         ]
-        if section.cuda and name == 'stack_collate':
+        if section.cuda and name == 'default_collate':
             for batch in made:
                 batch['inputs'] = batch['inputs'].pin_memory()
         for what, use in (
