@@ -275,15 +275,18 @@ if sys.argv[1] == 'before':
     import mmseg.models
 from mmengine.config import Config
 Config.fromfile(sys.argv[2])
+from importlib import import_module
 from nl_plugins import accelerate
-from mmseg.models.decode_heads.dnl_head import DisentangledNonLocal2d as DNL
-from mmcv.cnn import NonLocal3d
-assert accelerate.is_applied()
-assert 'accelerate' in DNL.forward.__code__.co_filename
-assert 'accelerate' in NonLocal3d.forward.__code__.co_filename
+classes = [getattr(import_module(m), name) for m, name in accelerate.TARGETS]
+
+def ours():
+    return ['accelerate' in c.forward.__code__.co_filename for c in classes]
+
+assert accelerate.is_applied() and all(ours()), ours()
 accelerate.undo()
-assert 'dnl_head' in DNL.forward.__code__.co_filename
-assert 'non_local' in NonLocal3d.forward.__code__.co_filename
+assert not any(ours()), ours()
+accelerate.apply()
+assert all(ours()), ours()
 """
 
 
