@@ -415,8 +415,6 @@ def test_legacy_onnx_export_with_open_sizes(case, tmp_path):
     """Opset 17, what mmdeploy asks for; other sizes under onnxruntime."""
     onnxruntime = pytest.importorskip('onnxruntime')
     module, inputs, other = build(case)
-    if 'ANNHead' in case:
-        pytest.skip('ONNX has no adaptive pooling to sizes that do not divide')
     accelerate.apply()
     names = [f'x{i}' for i in range(len(inputs))]
     axes = {name: {0: 'batch', 2: 'height', 3: 'width'} for name in names}
