@@ -10,6 +10,7 @@ switches all of them off; ``python -m nl_plugins.doctor`` lists them.
 import os
 
 from . import (
+    adaptive_pooling_export,
     bf16_scores,
     checkpoint_globals,
     cpu_amp,
@@ -60,6 +61,7 @@ REPAIRS: tuple[Repair, ...] = tuple(
         bf16_scores,
         negative_hue,
         moviepy_editor,
+        adaptive_pooling_export,
     )
 )
 
