@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -72,6 +73,7 @@ class Places:
         first = {id(module): name for name, module in backbone.named_modules()}
         self._probed = {name: first[id(m)] for name, m in self.modules.items()}
         self._found: dict[str, Place | Refusal] = {}
+        self._maps: dict[str, tuple[int, ...] | None] = {}
 
     def host(self, asked: str) -> str:
         """Name of the module whose child a block after ``asked`` becomes.
@@ -129,6 +131,21 @@ class Places:
             if not any(parent in closed for parent in _parents(place.name))
         ]
 
+    def at_strides(self, strides: Sequence[int] = (8, 16, 32)) -> dict[int, Place]:
+        """For each stride the last place near it, where the network has one.
+
+        Strides are of the sides of the input, to the next power of two.
+        """
+        found = {}
+        for place in self.outer:
+            run, _ = self.probe.calls(place.name)[0]
+            if place.ndim == 1 or math.prod(place.grids[0]) < 2:
+                continue
+            ratio = run.inputs[0][-1] / place.grids[0][-1]
+            if ratio > 0 and 2 ** round(math.log2(ratio)) in strides:
+                found[2 ** round(math.log2(ratio))] = place
+        return dict(sorted(found.items()))
+
     def instead(self, name: str) -> str | None:
         """A place near a module: around it, inside it, or else near in the order."""
         calls = self.probe.calls(self._probed.get(name, name))
@@ -151,8 +168,11 @@ class Places:
         for module in self.modules[name].modules():
             if not isinstance(module, (nn.Sequential, nn.ModuleList)):
                 continue
-            kinds = [type(m) for m in module if len(m._modules)]
-            kinds = [kind for kind in kinds if not issubclass(kind, _CONTAINERS)]
+            kinds = [
+                type(m)
+                for m in module
+                if not isinstance(m, _CONTAINERS) and _num_layers(m) > 1
+            ]
             if len(kinds) > len(set(kinds)):
                 return True
         return False
@@ -268,6 +288,17 @@ class Places:
                 f'no block can follow {name!r}: its output {shown} has '
                 f'{len(positions)} axes of positions'
             )
+        if any(call.shape[batch] > run.batch * run.parts for run, call in calls):
+            raise Refusal(
+                f'no block can follow {name!r}: its output {shown} holds windows or '
+                'positions of a sample as samples, and a block would see one of them '
+                'alone'
+            )
+        if not _is_map(positions, calls):
+            raise Refusal(
+                f'no block can follow {name!r}: the axes of its output {shown} are not '
+                'those of one map, as in heads or windows'
+            )
         if len(positions) == 1:
             grid, extra = self._token_grid(name, layout, calls)
             layout = Layout(batch, channels, positions, grid, extra)
@@ -299,47 +330,73 @@ class Places:
         if at is not None:
             start, ndim, extra = at
             return Grid(ndim, start=start), extra
-        found = []
+        found, stacked = [], []
         for source in self._before(name, calls):
             theirs = [run.calls[source] for run, _ in calls]
-            batches = [(call.shape or (0,))[0] for call in theirs]
-            if any(
-                batch != call.shape[layout.batch]
-                for batch, (_, call) in zip(batches, calls)
-            ):
+            frames = {
+                their.shape[0] / call.shape[layout.batch]
+                for their, (_, call) in zip(theirs, calls)
+            }
+            if frames != {1}:
+                stacked += self._extra_of_frames(source, theirs, calls, layout, tokens)
                 continue
             last = theirs[0].order
             at = _start([call.sizes for call in theirs], tokens)
             if at is not None:
                 start, ndim, extra = at
                 found.append((extra, -last, Grid(ndim, source, start=start)))
-            if len(theirs[0].shape) > 3:
-                place = self._look(source)
-                extra = isinstance(place, Place) and _extra(
-                    [
-                        [call.shape[axis] for axis in place.layout.positions]
-                        for call in theirs
-                    ],
-                    tokens,
-                )
-                if extra is not False and extra is not None:
-                    positions = place.layout.positions
-                    grid = Grid(len(positions), source, axes=positions)
-                    found.append((extra, -last, grid))
+            axes = self._map_axes(source)
+            extra = axes and _extra(
+                [[call.shape[axis] for axis in axes] for call in theirs], tokens
+            )
+            if extra is not None:
+                found.append((extra, -last, Grid(len(axes), source, axes=axes)))
         if found:
             extra, _, grid = min(found, key=lambda one: one[:2])
             return grid, extra
+        if stacked:  # of several frames in one sequence, in an order not known
+            return None, min(stacked)
         return self._square(calls, tokens)
+
+    def _extra_of_frames(
+        self,
+        source: str,
+        theirs: list[Call],
+        calls: list[tuple[Run, Call]],
+        layout: Layout,
+        tokens: list[int],
+    ) -> list[int]:
+        """Extra tokens of a sequence that joins the maps of several frames, if it is."""
+        axes = self._map_axes(source)
+        if axes is None or len(axes) != 2:
+            return []
+        grids = []
+        for their, (_, call) in zip(theirs, calls):
+            frames = their.shape[0] // call.shape[layout.batch]
+            grids.append([frames, *(their.shape[axis] for axis in axes)])
+        extra = _extra(grids, tokens)
+        return [] if extra is None else [extra]
+
+    def _map_axes(self, name: str) -> tuple[int, ...] | None:
+        """Axes of the positions of a module that returns a map, else None."""
+        if name not in self._maps:
+            calls = self.probe.calls(name)
+            self._maps[name] = None
+            if all(call.shape and len(call.shape) > 3 for _, call in calls):
+                with suppress(Refusal):
+                    layout = self._layout(name, self.modules[name], calls)
+                    self._maps[name] = layout.positions
+        return self._maps[name]
 
     def _square(
         self, calls: list[tuple[Run, Call]], tokens: list[int]
     ) -> tuple[Grid | None, int]:
         """The grid of a network that takes square images of one size only."""
-        inputs = {run.inputs[0][-2:] for run, _ in calls}
-        (height, width), *others = inputs
-        if height != width or others or not all(run.own for run, _ in calls):
+        side_lengths = {n for run, _ in calls for n in run.inputs[0][-2:]}
+        (height, *others) = side_lengths
+        if others or not all(run.own for run, _ in calls):
             return None, 0
-        for extra in range(_MOST_EXTRA):
+        for extra in range(3):  # none, class, distillation
             side = math.isqrt(max(tokens[0] - extra, 0))
             if side > 1 and side * side == tokens[0] - extra and height % side == 0:
                 return Grid(2, fixed=(side, side)), extra
@@ -402,6 +459,25 @@ def _start(
     return start, ndim, extra
 
 
+def _is_map(positions: tuple[int, ...], calls: list[tuple[Run, Call]]) -> bool:
+    """Whether axes of positions change with the input, as those of a map do.
+
+    Heads and the insides of windows do not; the joints of a skeleton neither, and
+    they are positions.
+    """
+    if len(positions) == 1 or any(run.joints for run, _ in calls):
+        return True
+    if len({run.inputs[0][-2:] for run, _ in calls}) > 1:
+        lengths = [{call.shape[axis] for _, call in calls} for axis in positions[-2:]]
+        return all(len(found) > 1 for found in lengths)
+    # One size: a square input has square maps.
+    return all(
+        run.inputs[0][-1] != run.inputs[0][-2]
+        or call.shape[positions[-1]] == call.shape[positions[-2]]
+        for run, call in calls
+    )
+
+
 def _extra(grids: list[list[int]], tokens: list[int]) -> int | None:
     """How many tokens are left over; None if that differs or is no small number."""
     rest = {n - math.prod(grid) for grid, n in zip(grids, tokens)}
@@ -440,6 +516,11 @@ def _fused(parent: nn.Module) -> set[str]:
         elif isinstance(child, nn.modules.conv._ConvNd):
             last = name
     return fused
+
+
+def _num_layers(module: nn.Module) -> int:
+    layers = (nn.modules.conv._ConvNd, nn.Linear)
+    return sum(isinstance(m, layers) for m in module.modules())
 
 
 def _parents(name: str) -> Iterator[str]:

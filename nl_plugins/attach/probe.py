@@ -56,6 +56,7 @@ class Run:
         calls (dict[str, list[Call]]): By module name.
         error (str): Why it stopped, '' if it reached the end.
         own (bool): Whether the size of the input is the network's own.
+        joints (bool): Whether the input is a skeleton.
     """
 
     inputs: tuple[tuple[int, ...], ...]
@@ -64,11 +65,20 @@ class Run:
     counts: dict[str, int] = field(default_factory=dict)
     error: str = ''
     own: bool = False
+    joints: bool = False
 
     @property
     def batch(self) -> int:
         """Samples, or frames where the network takes stacked frames."""
         return self.inputs[0][0]
+
+    @property
+    def parts(self) -> int:
+        """What a network may put beside the samples: frames of a clip, persons."""
+        shape = self.inputs[0]
+        if self.joints:
+            return shape[1]
+        return shape[2] if len(shape) == 5 else 1
 
 
 @dataclass
@@ -166,7 +176,7 @@ def _run(
     inputs: tuple[tuple[int, ...], ...],
     samples: int,
 ) -> Run:
-    run = Run(inputs, samples)
+    run = Run(inputs, samples, joints=_num_joints(backbone) is not None)
     order = [0]
 
     def record(
@@ -184,17 +194,12 @@ def _run(
     def hook(name: str):
         return lambda *call: record(name, *call)
 
-    # In evaluation no layer is skipped by chance, and set so without train(), which
-    # some backbones override.
-    modes = {module: module.training for module in backbone.modules()}
     handles = [
         module.register_forward_hook(hook(name), with_kwargs=True)
         for name, module in backbone.named_modules()
         if name
     ]
     try:
-        for module in modes:
-            module.training = False
         args = tuple(torch.empty(shape, device='meta') for shape in inputs)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             functional_call(backbone, tensors, args)
@@ -204,16 +209,14 @@ def _run(
     finally:
         for handle in handles:
             handle.remove()
-        for module, training in modes.items():
-            module.training = training
     return run
 
 
 def _kinds(backbone: nn.Module) -> Iterator[Any]:
     """Functions of (samples, (T, H, W) or (H, W)) to the shapes of the inputs."""
-    graph = getattr(backbone, 'graph', None)
-    if isinstance(getattr(graph, 'num_node', None), int):
-        yield lambda n, size: ((n, 2, size[0], graph.num_node, 3),)
+    joints = _num_joints(backbone)
+    if joints is not None:
+        yield lambda n, size: ((n, 2, size[0], joints, 3),)
         return
     convs = [m for m in backbone.modules() if isinstance(m, _ConvNd)]
     channels = convs[0].in_channels if convs else 3
@@ -238,6 +241,11 @@ def _kinds(backbone: nn.Module) -> Iterator[Any]:
             )
         return
     yield from (clip, image) if volumetric else (image, clip)
+
+
+def _num_joints(backbone: nn.Module) -> int | None:
+    joints = getattr(getattr(backbone, 'graph', None), 'num_node', None)
+    return joints if isinstance(joints, int) else None
 
 
 def _num_inputs(backbone: nn.Module) -> int:
