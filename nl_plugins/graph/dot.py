@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -278,12 +279,15 @@ class CompactAffinity(PairAffinity, LowRankAffinity):
         return self._powers(self.query)
 
     def context(self, values: Tensor) -> Tensor:
-        scaled = transposed(self._powers(self.key)) @ at_least_float32(values)
-        return scaled * scaled.new_tensor(self.coefficients).unsqueeze(-1)
+        right = self._powers(self.key, self.coefficients)
+        return transposed(right) @ at_least_float32(values)
 
-    def _powers(self, nodes: Map) -> Tensor:
+    def _powers(self, nodes: Map, factors: Sequence[float] | None = None) -> Tensor:
         nodes = at_least_float32(as_tensor(nodes))
-        return torch.cat([nodes**k for k in range(len(self.coefficients))], dim=-1)
+        powers = [nodes**k for k in range(self.rank)]
+        if factors is not None:
+            powers = [factor * power for factor, power in zip(factors, powers)]
+        return torch.cat(powers, dim=-1)
 
     def _apply(self, values: Tensor) -> Tensor:
         # Horner's rule for the powers of q, none of which is stored. A matrix product
@@ -306,9 +310,8 @@ class CompactAffinity(PairAffinity, LowRankAffinity):
         return self._rows(slice(None))
 
     def _rows(self, index: Tensor | slice) -> Tensor:
-        powers = self._powers(self.query)[:, index]
-        scaled = powers * powers.new_tensor(self.coefficients)
-        return scaled @ transposed(self._powers(self.key))
+        right = self._powers(self.key, self.coefficients)
+        return self.left[:, index] @ transposed(right)
 
     def transpose(self) -> CompactAffinity:
         return CompactAffinity(self.key, self.query, self.coefficients)

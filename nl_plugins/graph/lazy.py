@@ -174,6 +174,11 @@ def as_tensor(map_: Map, rows: bool | None = None) -> Tensor:
     return map_.value(wants_rows(map_) if rows is None else rows)
 
 
+def lowered(map_: Map, dtype: torch.dtype) -> Map:
+    """A float32 map in half precision; a linear map is of that dtype already."""
+    return map_.to(dtype) if map_.dtype == torch.float32 else map_
+
+
 def wants_rows(map_: Map) -> bool:
     """Whether results should have the channels of a position as neighbours."""
     return is_row_major(map_.x if isinstance(map_, LinearMap) else map_)

@@ -397,9 +397,7 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
         (2, 3, 4, 64, 64),
     ),
     ('mmaction', 'UniFormer'): (
-        dict(
-            depth=[1, 1, 2, 1], embed_dim=[8, 16, 24, 32], head_dim=8, img_size=64
-        ),
+        dict(depth=[1, 1, 2, 1], embed_dim=[8, 16, 24, 32], head_dim=8, img_size=64),
         CLIP,
     ),
     ('mmaction', 'UniFormerV2'): (
