@@ -1,16 +1,14 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Determinism, host synchronisation, ``torch.compile`` and CUDA graphs."""
+"""Determinism, host synchronisation and CUDA graphs."""
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from .section import Section, build, relative_error, sentence, synchronize, variants
+from .section import Section, build, relative_error, sentence, variants
 
 SHAPE = (2, 32, 20, 24)
 
@@ -27,8 +25,6 @@ def run(section: Section) -> None:
     checks.append(('deterministic mode', _deterministic))
     if section.cuda:
         checks.append(('no host synchronisation', _without_synchronising))
-    checks.append(('compile(fullgraph=True)', _compiles))
-    if section.cuda:
         checks.append(('CUDA graph of a forward', _captures_forward))
         checks.append(('CUDA graph of a step', _captures_step))
     # Each check gets its share of the time, or the last would never be reached.
@@ -45,9 +41,8 @@ def run(section: Section) -> None:
                 if section.cuda and not _alive():
                     section.errors.append(f'{row["case"]}: {check} broke the device')
                     return
-        _judge(section, check, [row for row, _ in runs])
+        judge(section, check, [row for row, _ in runs])
         section.save()
-    _inductor(section)
 
 
 class Step:
@@ -100,15 +95,7 @@ def _without_synchronising(step: Step) -> bool:
     return True
 
 
-def _compiles(step: Step) -> bool:
-    """One graph, forward and backward; the eager backend shows the breaks."""
-    torch._dynamo.reset()
-    logging.getLogger('torch._dynamo').setLevel(logging.ERROR)
-    compiled = torch.compile(step.module, fullgraph=True, backend='aot_eager')
-    return _close(step(compiled), step())
-
-
-def _close(found: list[Tensor], expected: list[Tensor]) -> bool:
+def close(found: list[Tensor], expected: list[Tensor]) -> bool:
     return max(map(relative_error, found, expected)) < 1e-4
 
 
@@ -138,7 +125,7 @@ def _captures(step: Step, function: Callable[[], list[Tensor]]) -> bool:
     step.x.mul_(0.5)  # or an empty graph would pass
     graph.replay()
     torch.cuda.synchronize()
-    return _close(captured, function())
+    return close(captured, function())
 
 
 def _alive() -> bool:
@@ -149,7 +136,7 @@ def _alive() -> bool:
     return True
 
 
-def _judge(section: Section, check: str, rows: list[dict]) -> None:
+def judge(section: Section, check: str, rows: list[dict]) -> None:
     done = [row for row in rows if check in row]
     bad = [row for row in done if row[check] is not True]
     detail = f'{len(done) - len(bad)} of {len(done)} variants'
@@ -162,38 +149,3 @@ def _judge(section: Section, check: str, rows: list[dict]) -> None:
         detail += ' (without deterministic mode, so no failure)'
         bad = []
     section.verdict(check, not bad if done else None, detail)
-
-
-def _inductor(section: Section) -> None:
-    """The default compiler, of each block's default, while time is left."""
-    from nl_plugins.blocks import BLOCKS
-
-    names = ['SNLBlock', 'NLBlock', 'CCBlock', 'RNLBlock']
-    names += [name for name in sorted(BLOCKS) if name not in names]
-    for name in names if section.cuda else []:
-        if section.left() < 15:
-            break
-
-        def compiled(name=name) -> float:
-            torch._dynamo.reset()
-            step = Step(section, name, {})
-            with warnings.catch_warnings():
-                warnings.simplefilter('ignore')
-                module = torch.compile(step.module, fullgraph=True)
-                found = step(module)
-            synchronize(section.device)
-            return max(map(relative_error, found, step()))
-
-        error = section.attempt(f'inductor {name}', compiled)
-        section.add('inductor', {'case': name, 'error': error})
-    rows = section.rows.get('inductor', [])
-    bad = [
-        f'{row["case"]} {row["error"]}'
-        for row in rows
-        if row['error'] is None or not row['error'] < 1e-3
-    ]
-    section.verdict(
-        'compiled by inductor',
-        not bad if rows else None,
-        f'{len(rows) - len(bad)} of {len(rows)} blocks' + (f'; {bad}' if bad else ''),
-    )

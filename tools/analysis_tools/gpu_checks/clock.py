@@ -26,10 +26,10 @@ def milliseconds(run: Callable, device: str, budget: float = 0.08) -> float:
     run()
     synchronize(device)
     first = _once(run, device, 1)
-    if first > 400 * budget:  # ms: three more would take too long
+    if first > 4e3 * budget:  # three more would take too long
         return first
     repeats = max(1, min(50, int(budget * 1e3 / 5 / max(first, 1e-3))))
-    rounds = 5 if first * repeats < 300 * budget else 3
+    rounds = 5 if first * repeats < 400 * budget else 3
     return statistics.median(_once(run, device, repeats) for _ in range(rounds))
 
 
@@ -83,7 +83,7 @@ def rates(device: str) -> dict[str, float]:
             taken = milliseconds(lambda a=a, b=b: a @ b, device, 0.3)
             found[name] = 2 * size**3 / taken / 1e9
     # Read and written: far larger than any cache, and small enough for that of a GPU.
-    for name, count in (('copy', 2**28), ('cached_copy', 2**21)):
+    for name, count in (('copy', 2**28), ('cached_copy', 2**22)):
         a = torch.randn(count if cuda else 2**22, device=device)
         b = torch.empty_like(a)
         taken = milliseconds(lambda a=a, b=b: b.copy_(a), device, 0.2)

@@ -33,11 +33,11 @@ NETWORKS = [
     (
         'recognition/nl/'
         'i3d_imagenet-pretrained-r50-nl5_8xb8-8x8x1-400k_kinetics400-rgb.py',
-        (4, 3, 8, 224, 224),
+        (4, 1, 3, 8, 224, 224),
     ),
     (
         'recognition/rnl/tsm_imagenet-pretrained-r50-rnl_4xb4-1x1x8-50e_sthv1-rgb.py',
-        (32, 3, 224, 224),
+        (4, 8, 3, 224, 224),
     ),
 ]
 

@@ -141,6 +141,7 @@ def _networks(rows: list[dict]) -> list[str]:
 _TABLES: dict[str, Callable[[Any], list[str]]] = {
     'correctness': _correctness,
     'capture': _capture,
+    'compile': _capture,
     'blocks': _blocks,
     'networks': _networks,
 }

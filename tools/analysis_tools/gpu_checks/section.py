@@ -118,7 +118,9 @@ class Section:
 
 
 def sentence(error: BaseException) -> str:
-    """The first line of an error, with its kind."""
+    """The first line of an error, with its kind; of the first of those that follow."""
+    while error.__context__ is not None:
+        error = error.__context__
     lines = str(error).strip().splitlines() or ['']
     return f'{type(error).__name__}: {lines[0][:200]}'
 

@@ -77,7 +77,9 @@ def _make_data(folder: Path) -> None:
     command += ['--out', folder / 'data', '--only', *SIZES]
     for name, sizes in SIZES.items():
         command += [f'--{name}', *sizes]
-    subprocess.run([sys.executable, *map(str, command)], check=True, stdout=-3)
+    subprocess.run(
+        [sys.executable, *map(str, command)], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def _plain(section: Section, folder: Path, scope: str) -> bool:
@@ -155,7 +157,7 @@ def _tests(section: Section, folder: Path, scope: str, kind: str) -> dict:
     metric, last, _ = SCOPES[scope]
     found = {}
     for device, variables in (
-        ('device', {}),
+        ('device', {'NVIDIA_TF32_OVERRIDE': '0'}),
         ('cpu', {'CUDA_VISIBLE_DEVICES': ''}),
     ):
         work_dir = folder / f'{scope}_test_{device}'

@@ -138,22 +138,23 @@ def _loader(section: Section, images: Tensor, labels: Tensor) -> None:
         [dict(inputs=images[i], data_samples=samples[i]) for i in index]
     )
     for name, make in batches.items():
-        made = [
-            make(range(first, first + BATCH))
-            for first in range(0, count - BATCH + 1, BATCH)
-        ]
-        if section.cuda and name == 'default_collate':
-            for batch in made:
-                batch['inputs'] = batch['inputs'].pin_memory()
         for what, use in (
             ('preprocess', lambda batch: model.data_preprocessor(batch, True)),
             ('train_step', lambda batch: model.train_step(batch, wrapper)),
         ):
-            use(copy.copy(made[0]))
+            made = [
+                # A copy: the labels of what was used lie on the device.
+                copy.deepcopy(make(range(first, first + BATCH)))
+                for first in range(0, count - BATCH + 1, BATCH)
+            ]
+            if section.cuda and name == 'default_collate':
+                for batch in made:
+                    batch['inputs'] = batch['inputs'].pin_memory()
+            use(made.pop())
             synchronize(section.device)
             start = time.perf_counter()
             for batch in made:
-                use(copy.copy(batch))
+                use(batch)
             synchronize(section.device)
             taken = (time.perf_counter() - start) / len(made)
             section.add('loader', {'collate': name, 'part': what, 'ms': taken * 1e3})

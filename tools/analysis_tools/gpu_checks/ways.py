@@ -49,18 +49,22 @@ def run(section: Section) -> None:
     section.attempt('machine', _machine, section)
     shapes = SMALL if section.quick else SHAPES
     kinds = ('fp32', 'bf16', 'tf32') if section.cuda else ('fp32',)
-    cases = [*FIRST, *(c for c in SOFTMAX + LOW_RANK + OTHERS if c not in FIRST)]
-    reserve = 0.35 * section.left()
-    for shape in shapes:
-        for kind in kinds:
-            for name, options in cases[: 3 if section.quick else None]:
-                if section.left() < reserve:
-                    break
-                what = f'{label(name, options)} {shape} {kind}'
-                section.attempt(
-                    what, _block, section, name, options, shape, shapes[shape], kind
-                )
-                gc.collect()
+    rest = [case for case in SOFTMAX + LOW_RANK + OTHERS if case not in FIRST]
+    main = [name for name in ('crop', 'cifar', 'clip') if name in shapes]
+    plan = [(c, s, k) for s in main for k in kinds for c in FIRST]
+    if not section.quick:
+        plan += [(c, s, k) for k in kinds for s in main for c in rest]
+        others = [name for name in shapes if name not in main]
+        plan += [(c, s, k) for s in others for k in kinds for c in FIRST + rest]
+    reserve = 0.3 * section.left()
+    for (name, options), shape, kind in plan:
+        what = f'{label(name, options)} {shape} {kind}'
+        if section.left() < reserve:
+            section.skipped.append(what)
+            continue
+        section.attempt(
+            what, _block, section, name, options, shape, shapes[shape], kind
+        )
     for sizes in [(2, 256, 32, 32)] if section.quick else ATTENTIONS:
         for kind in kinds:
             if section.left() > 3:
@@ -132,7 +136,7 @@ def _compare(section: Section, function) -> dict:
     if len(decisions) > 1:  # one name cannot force each to its own
         found['auto'] = milliseconds(function, section.device, 0.04)
     for name in estimates:
-        if name in ('matrix', 'operator') and _is_huge(decisions):
+        if name == 'matrix' and _is_huge(decisions):
             found[name] = 'too large'
             continue
         try:
@@ -175,7 +179,8 @@ def _attention(section: Section, sizes: tuple, kind: str) -> None:
                 row[f'{what} {use}'] = _compare(section, run)
         for backend in BACKENDS if section.cuda else ('MATH',):
             for use in ('forward', 'step'):
-                run = _bound(_fused(backend), tensors, use)
+                rows = [tensor.contiguous() for tensor in tensors]
+                run = _bound(_fused(backend), rows, use)
                 with warnings.catch_warnings():
                     warnings.simplefilter('ignore')
                     try:
