@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from ..machine import Machine
 from ..plan import Case, Cost
 
 
@@ -39,3 +40,9 @@ def output(case: Case) -> Cost:
 def around(case: Case) -> Cost:
     """Of what stands before and after ``A @ values``."""
     return maps(case).and_(output(case))
+
+
+def cached(size: float, passes: float, machine: Machine) -> tuple[float, float]:
+    """Passes over a tile, which stays close to the processor while it is used."""
+    near = min(size, machine.cache)
+    return near, passes * size / max(near, 1)

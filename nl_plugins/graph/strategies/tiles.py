@@ -22,7 +22,7 @@ from ..machine import Machine, machine_of, precision_of
 from ..plan import Case, Cost, Strategy
 from ..precision import HALF, operand
 from ..products import float32_product, mix, transposed
-from .costs import around, pick
+from .costs import around, cached, pick
 
 MIN_ROWS = 64
 # Logits come in powers of two: on a CPU exp2 takes 40 us a tile of 512 x 512 where exp
@@ -234,7 +234,7 @@ class RowTiles(Strategy):
         one = Cost(
             work,
             (
-                (size, tiles * pick(case, *self.passes)),
+                cached(size, tiles * pick(case, *self.passes), machine),
                 (again, tiles * pick(case, 1, 4)),
             ),
             tiles * pick(case, *self.calls) + pick(case, 4, 12),
