@@ -1,5 +1,5 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Non-local blocks as graph filters, for mmpretrain, mmseg and mmaction.
+"""Non-local blocks as graph filters, for mmpretrain, mmseg, mmaction and mmdet.
 
 Importing the package repairs known defects of upstream packages, registers
 the blocks and :class:`NonLocalBackbone` in mmengine's root registries and

@@ -49,7 +49,7 @@ def disentangled(cls: type) -> Callable:
     def forward(self: nn.Module, x: Tensor) -> Tensor:
         gaussian, captured = self.mode == 'gaussian', is_captured(x)
         # ONNX loses what is written in place: a traced Gaussian is ours, too.
-        if not _is_known(self, cls, x) or (captured and not gaussian):
+        if (captured and not gaussian) or not _is_known(self, cls, x):
             return original(self, x)
         values = tokens(self.g(x))
         if gaussian:

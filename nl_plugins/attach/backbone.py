@@ -81,9 +81,11 @@ def NonLocalBackbone(
                 'pretrained and init_cfg need a config of the backbone, but a built '
                 f'{type(backbone).__name__} was given'
             )
+        arguments = None
     else:
+        arguments = backbone
         backbone = _build(backbone, pretrained, init_cfg)
-    insert_blocks(backbone, inserts)
+    insert_blocks(backbone, inserts, arguments)
     return backbone
 
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -12,55 +12,69 @@ from typing import Any
 
 import torch.nn as nn
 from mmengine.logging import print_log
-from torch import Tensor
+from mmengine.registry import MODELS
 
-from .layout import apply_block, split_output, token_grid
-from .probe import Probe, probe, structural_width
+from ..blocks import NonLocalBlock
+from .layout import Grid, Layout, apply_block, join_output, split_output
+from .places import Place, Places
+from .probe import probe, structural_width
 from .sequence import build_blocks, initialise
 
 _KEYS = ('after', 'cfg', 'num_segments')
 
 
-def insert_blocks(backbone: nn.Module, inserts: Sequence[dict]) -> None:
+def insert_blocks(
+    backbone: nn.Module, inserts: Sequence[dict], arguments: dict | None = None
+) -> None:
     """Insert blocks in place; the work of :func:`NonLocalBackbone`.
 
     Args:
         backbone (nn.Module): Any network.
         inserts (Sequence[dict]): See :func:`NonLocalBackbone`.
+        arguments (dict, optional): Those that the backbone was built with.
 
     Raises:
         ValueError: See :func:`NonLocalBackbone`.
     """
-    plan = [
-        (asked, _host(backbone, asked), insert)
-        for insert in _checked(inserts)
-        for asked in _names(insert['after'])
-    ]
-    segments = [insert['num_segments'] for *_, insert in plan]
-    seen = probe(backbone, {host for _, host, _ in plan}, filter(None, segments))
+    checked = _checked(inserts)
+    segments = [insert['num_segments'] for insert in checked]
+    outcome = probe(backbone, segments, arguments)
+    places = Places(backbone, outcome)
     built, placed = [], []
-    for asked, host_name, insert in plan:
-        host = backbone.get_submodule(host_name)
-        width, rank = _features(host_name, host, insert, seen)
-        taken = {*dir(host), *(name for at, name, *_ in placed if at == host_name)}
-        blocks = build_blocks(insert['cfg'], width, taken)
-        for name, block in blocks.items():
-            where = f'{type(block).__name__} after {asked!r}'
-            ndim = getattr(block, 'ndim', None)
-            _check_rank(where, ndim, rank, insert['num_segments'])
-            size = sum(p.numel() for p in block.parameters())
-            note = f'{where}, in_channels={width}, {size:,} parameters'
-            placed.append((host_name, name, note))
-        built.append((host_name, host, blocks, insert['num_segments']))
+    for insert in checked:
+        for asked in _names(insert['after']):
+            host_name = places.host(asked)
+            host = backbone.get_submodule(host_name)
+            place = _place(places, host_name, insert)
+            own = getattr(backbone, 'num_segments', None)
+            _check_frames(asked, place, insert, own)
+            taken = {*dir(host), *(name for at, name, *_ in placed if at == host_name)}
+            blocks = build_blocks(insert['cfg'], place.width, taken)
+            for name, block in blocks.items():
+                where = f'{type(block).__name__} after {asked!r}'
+                _check_fit(where, block, place, insert['num_segments'])
+                size = sum(p.numel() for p in block.parameters())
+                note = f'{where}, in_channels={place.width}, {size:,} parameters'
+                placed.append((host_name, name, note))
+            built.append((host_name, host, blocks, place.layout, insert))
 
     # Nothing was changed until here, so that a mistake leaves the backbone whole.
-    for host_name, host, blocks, num_segments in built:
+    for host_name, host, blocks, layout, insert in built:
         for name, block in blocks.items():
             host.add_module(name, block)
+        grid = None
+        if layout.grid is not None and layout.grid.source:
+            grid = Remembered()
+            source = backbone.get_submodule(layout.grid.source)
+            source.register_forward_hook(
+                partial(remember_grid, grid=layout.grid, memory=grid), with_kwargs=True
+            )
         hook = partial(
             run_inserted,
             names=tuple(blocks),
-            num_segments=num_segments,
+            layout=layout,
+            memory=grid,
+            num_segments=insert['num_segments'],
             where=host_name,
         )
         host.register_forward_hook(hook, with_kwargs=True)
@@ -77,6 +91,25 @@ def insert_blocks(backbone: nn.Module, inserts: Sequence[dict]) -> None:
     _warn_frozen(backbone, placed)
 
 
+class Remembered:
+    """The grid that one module saw, for the blocks of a later one."""
+
+    size: tuple | None = None
+
+
+def remember_grid(
+    module: nn.Module,
+    args: tuple,
+    kwargs: dict,
+    output: Any,
+    *,
+    grid: Grid,
+    memory: Remembered,
+) -> None:
+    """Forward hook of the module that knows the grid of the tokens."""
+    memory.size = grid.read(args, kwargs, output)
+
+
 def run_inserted(
     module: nn.Module,
     args: tuple,
@@ -84,25 +117,43 @@ def run_inserted(
     output: Any,
     *,
     names: tuple[str, ...],
-    num_segments: int | None,
+    layout: Layout,
+    memory: Remembered | None,
+    num_segments: int | str | None,
     where: str,
 ) -> Any:
     """Forward hook: the children ``names`` applied to the output of ``module``."""
     split = split_output(output)
     if split is None:
-        raise ValueError(_ambiguous(where, output))
-    x, rest = split
+        raise ValueError(
+            f'{where!r} does not return one feature map but a {type(output).__name__}, '
+            'so no block can follow it'
+        )
+    x, index = split
+    if not layout.positions:  # the probe did not reach it
+        for name in names:
+            x = apply_block(getattr(module, name), x, num_segments)
+        return join_output(output, x, index)
+    if x.ndim != len(layout.order):
+        raise ValueError(
+            f'{where!r} returns a tensor {tuple(x.shape)}, but had '
+            f'{len(layout.order)} axes when the block was inserted'
+        )
+    y = layout.fold(x)
     for name in names:
         block = getattr(module, name)
-        if x.ndim == 3 and getattr(block, 'ndim', 2) != 1:
-            grid = token_grid(x.shape[1], *rest, rest, *args, *kwargs.values())
-            if grid is None:
-                raise ValueError(_no_grid(where, tuple(x.shape)))
-            x = x.mT.unflatten(2, grid)  # (B, L, C) -> (B, C, H, W)
-            x = apply_block(block, x, num_segments).flatten(2).mT
-        else:
-            x = apply_block(block, x, num_segments)
-    return (x, *rest) if isinstance(output, tuple) else x
+        if layout.grid is None or getattr(block, 'ndim', layout.ndim) == 1:
+            y = apply_block(block, y, num_segments)
+            continue
+        grid = memory.size if memory else layout.grid.read(args, kwargs, output)
+        if grid is None or math.prod(grid) != y.shape[2]:
+            raise ValueError(
+                f'the {y.shape[2]} tokens of {where!r} are not the grid {grid} that '
+                'its network tells: give an input of the size that the network was '
+                'built for'
+            )
+        y = apply_block(block, y.unflatten(2, tuple(grid)), num_segments).flatten(2)
+    return join_output(output, layout.unfold(y, x), index)
 
 
 class WithBlocks:
@@ -218,11 +269,12 @@ def _checked(inserts: Sequence[dict]) -> list[dict]:
                 f'inserts takes the keys {list(_KEYS)}, but got {sorted(unknown)}'
             )
         num_segments = insert.get('num_segments')
-        if num_segments is not None and (
+        if num_segments not in (None, 'input') and (
             not isinstance(num_segments, int) or num_segments < 1
         ):
             raise ValueError(
-                f'num_segments must be a positive integer, but got {num_segments!r}'
+                "num_segments must be a positive integer or 'input', but got "
+                f'{num_segments!r}'
             )
         checked.append({'num_segments': None, **insert})
     return checked
@@ -238,109 +290,96 @@ def _names(after: str | Sequence[str]) -> list[str]:
     return names
 
 
-def _host(backbone: nn.Module, asked: str) -> str:
-    """Name of the module whose child the block becomes."""
-    modules = dict(backbone.named_modules(remove_duplicate=False))
-    if asked not in modules:
-        raise ValueError(
-            f'{type(backbone).__name__} has no module {asked!r}; nearest names: '
-            f'{", ".join(_nearest(asked, list(modules)))}'
-        )
-    name, module = asked, modules[asked]
-    # A child of a Sequential would run as one of its layers.
-    while type(module).forward is nn.Sequential.forward and len(module):
-        last = list(module._modules)[-1]
-        name, module = f'{name}.{last}', module[-1]
-    if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
-        children = ', '.join(f'{name}.{child}' for child in module._modules)
-        raise ValueError(
-            f'no block can follow {asked!r}, a {type(module).__name__}: it runs its '
-            f'children or is never called; follow one of them ({children})'
-        )
-    if isinstance(module, nn.modules.batchnorm._NormBase):
-        raise ValueError(
-            f'no block can follow {asked!r}, a {type(module).__name__}: converting '
-            'to SyncBN or fusing it would drop the block; follow the module around it'
-        )
-    return name
-
-
-def _nearest(asked: str, names: list[str]) -> list[str]:
-    parent = asked.rpartition('.')[0]
-    siblings = [name for name in names if name.rpartition('.')[0] == parent]
-    near = difflib.get_close_matches(asked, names, n=6, cutoff=0.6)
-    chosen = dict.fromkeys([*siblings, *near] if parent else [*near, *siblings])
-    return [repr(name) for name in chosen if name][:12]
-
-
-def _features(
-    name: str, host: nn.Module, insert: dict, outcome: Probe
-) -> tuple[int, int | None]:
-    """Width and rank (None: unknown) of the features that follow a module."""
+def _place(places: Places, name: str, insert: dict) -> Place:
+    """The place after a module; a given width stands in for a probe that failed."""
     cfg = insert['cfg']
     first = cfg if isinstance(cfg, dict) else next(iter(cfg or ()), {})
-    given = first.get('in_channels')
-    seen = outcome.seen.get(name)
-    if seen is None:
+    given = first.get('in_channels') if isinstance(first, dict) else None
+    if not places.probe.calls(name) and not places.probe.complete:
+        host = places.backbone.get_submodule(name)
         width = given or structural_width(host)
         if width is None:
             raise ValueError(
                 f'the width of the features after {name!r} is unknown, since a '
-                f'probing forward failed ({outcome.error}): give in_channels in cfg'
+                f'probing forward failed ({places.probe.error}): give in_channels in '
+                'cfg'
             )
-        return width, None
-    if not seen.calls:
-        raise ValueError(
-            f'no block can follow {name!r}: the backbone never calls it, so the block '
-            'would never run'
+        print_log(
+            f'A probing forward stopped before {name!r} ({places.probe.error}); the '
+            f'block takes its features as (B, {width}, *S)',
+            logger='current',
+            level=logging.WARNING,
         )
-    if seen.calls > 1:
+        return Place(name, type(host).__name__, width, Layout(), (), (), 0, False)
+    place = places.place(name)
+    if given is not None and given != place.width:
         raise ValueError(
-            f'no block can follow {name!r}: the backbone calls it {seen.calls} times '
-            'in one forward, so the block would run as often; follow the module '
-            'around it'
+            f'in_channels={given} is wrong after {name!r}, which returns '
+            f'{place.width} channels: give in_channels={place.width}, or leave it out'
         )
-    if seen.shape is None:
-        raise ValueError(_ambiguous(name, None))
-    rank = len(seen.shape)
-    if rank == 3 and first.get('ndim', 2) != 1:
-        if seen.grid is None:
-            raise ValueError(_no_grid(name, seen.shape))
-        return given or seen.shape[2], 4
-    return given or seen.shape[1], rank
+    return place
 
 
-def _check_rank(
-    where: str, ndim: int | None, rank: int | None, num_segments: int | None
-) -> None:
-    if rank is None or ndim is None or rank == ndim + 2:
+def _check_frames(asked: str, place: Place, insert: dict, own: int | None) -> None:
+    """num_segments against what the network itself says about frames."""
+    given = insert['num_segments']
+    if given is None:
         return
-    if ndim == 3 and rank == 4:
+    if place.grids and place.ndim == 3:
+        raise ValueError(
+            f'num_segments={given} is for networks of stacked frames, but {asked!r} '
+            f'returns clips already: leave num_segments out'
+        )
+    cfg = insert['cfg']
+    cfgs = [cfg] if isinstance(cfg, dict) else list(cfg or ())
+    flat = [one.get('type') for one in cfgs if one.get('ndim', 2) != 3]
+    if cfgs and len(flat) == len(cfgs) and all(map(_has_ndim, flat)):
+        raise ValueError(
+            f'num_segments={given} is given after {asked!r}, but {flat[0]} sees each '
+            'frame alone: give ndim=3 in its cfg, or leave num_segments out'
+        )
+    if isinstance(own, int) and isinstance(given, int) and place.frames:
+        here = own * place.frames[0]
+        if given != here:
+            raise ValueError(
+                f'num_segments={given} after {asked!r} differs from the backbone, '
+                f'whose num_segments={own} gives clips of {here:g} frames there: give '
+                f'num_segments={here:g}'
+            )
+
+
+def _has_ndim(kind: Any) -> bool:
+    cls = kind
+    if isinstance(kind, str):
+        with MODELS.switch_scope_and_registry(None) as registry:
+            cls = registry.get(kind)
+    return isinstance(cls, type) and issubclass(cls, NonLocalBlock)
+
+
+def _check_fit(
+    where: str, block: nn.Module, place: Place, num_segments: int | str | None
+) -> None:
+    """The dimensions of a block against those of the features."""
+    ndim = getattr(block, 'ndim', None)
+    if not place.grids or ndim is None or ndim == place.ndim:
+        return
+    if ndim == 1 and place.layout.grid is not None:
+        return  # tokens are a sequence too
+    if ndim == 3 and place.ndim == 2:
         if num_segments is None:
             raise ValueError(
                 f'{where} is a 3D block, but the features are 2D maps of frames: give '
                 'num_segments, the frames of a clip at this layer, or ndim=2'
             )
         return
+    if place.ndim == 1:
+        raise ValueError(
+            f'{where} has ndim={ndim}, but the features there are tokens without the '
+            'size of their grid: give ndim=1, or follow a module that returns a map'
+        )
     raise ValueError(
-        f'{where} has ndim={ndim}, but the features there have {rank - 2} spatial '
-        f'dimensions: give ndim={rank - 2}'
-    )
-
-
-def _no_grid(name: str, shape: tuple[int, ...]) -> str:
-    return (
-        f'{name!r} returns tokens {shape} (B, L, C) without the size of their grid, so '
-        'no block can follow it: follow a module that takes or returns (H, W), as '
-        "Swin's blocks do, or that returns a map (B, C, H, W)"
-    )
-
-
-def _ambiguous(name: str, output: Tensor | Any) -> str:
-    kind = '' if output is None else f' ({type(output).__name__})'
-    return (
-        f'{name!r} does not return one feature map{kind}, so no block can follow it: '
-        'follow a module inside it that returns one tensor'
+        f'{where} has ndim={ndim}, but the features there have {place.ndim} spatial '
+        f'dimensions: give ndim={place.ndim}'
     )
 
 

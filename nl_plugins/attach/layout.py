@@ -3,23 +3,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
 
-def frames_to_clip(x: Tensor, num_segments: int) -> Tensor:
+class _Running:
+    """What the model around a backbone knows of its input."""
+
+    samples: int | None = None
+    clip: int | None = None
+
+
+_running = _Running()
+
+
+@contextmanager
+def samples_of(samples: int, clip: int | None = None) -> Iterator[None]:
+    """Inside, frame-stacked features hold so many samples, one after the other.
+
+    Args:
+        samples (int): Samples in the batch.
+        clip (int, optional): Frames of one clip of the input, where a sample holds
+            several (crops of a test). Defaults to None, the frames of a sample.
+    """
+    before = _running.samples, _running.clip
+    _running.samples, _running.clip = samples, clip
+    try:
+        yield
+    finally:
+        _running.samples, _running.clip = before
+
+
+def frames_to_clip(x: Tensor, num_segments: int | str) -> Tensor:
     """(N * T, C, H, W) -> (N, C, T, H, W) with T = ``num_segments``, a view.
 
+    Inside :func:`samples_of` every sample must hold whole clips, and
+    ``num_segments='input'`` takes the frames of the clips that it names.
+
     Raises:
-        ValueError: If the batch is not a multiple of ``num_segments``.
+        ValueError: If the frames of the batch, or of one sample, are not a multiple
+            of ``num_segments``; if ``'input'`` is asked of a network that nobody
+            told its samples.
     """
-    if x.shape[0] % num_segments:
+    frames, samples = x.shape[0], _running.samples
+    if samples and frames % samples:
+        samples = None  # a part of the batch, as with max_testing_views
+    if num_segments == 'input':
+        if not samples:
+            raise ValueError(
+                "num_segments='input' needs a recogniser of mmaction, which knows the "
+                'frames of a sample: give the number of frames that a clip has'
+            )
+        num_segments = _running.clip or frames // samples
+    in_sample = frames // samples if samples else frames
+    if in_sample % num_segments:
+        whose = f'one of its {samples} samples' if samples else 'the batch'
         raise ValueError(
-            f'num_segments={num_segments} does not divide the {x.shape[0]} frames of '
-            f'the batch {tuple(x.shape)}: give the number of frames that a clip has at '
-            'this layer'
+            f'num_segments={num_segments} does not divide the {in_sample} frames of '
+            f'{whose} {tuple(x.shape)}: give the number of frames that a clip has at '
+            "this layer, or num_segments='input' where it differs between training "
+            'and test'
         )
     return x.unflatten(0, (-1, num_segments)).transpose(1, 2)
 
@@ -29,14 +78,17 @@ def clip_to_frames(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1)
 
 
-def apply_block(block: nn.Module, x: Tensor, num_segments: int | None = None) -> Tensor:
+def apply_block(
+    block: nn.Module, x: Tensor, num_segments: int | str | None = None
+) -> Tensor:
     """``block(x)``, where a 3D block sees frame-stacked features as clips.
 
     Args:
         block (nn.Module): A block; without an attribute ``ndim`` it counts as 3D
             when ``num_segments`` is given.
         x (Tensor): (B, C, *S), or (N * T, C, H, W) with ``num_segments`` = T.
-        num_segments (int, optional): Frames T of a clip. Defaults to None.
+        num_segments (int | str, optional): Frames T of a clip, or ``'input'``.
+            Defaults to None.
 
     Returns:
         Tensor: Of the shape of x.
@@ -46,34 +98,137 @@ def apply_block(block: nn.Module, x: Tensor, num_segments: int | None = None) ->
     return clip_to_frames(block(frames_to_clip(x, num_segments)))
 
 
-def token_grid(num_tokens: int, *sources: Any) -> tuple[int, int] | None:
-    """The first pair (H, W) with ``H * W == num_tokens`` in the sources."""
-    for source in sources:
-        if isinstance(source, (tuple, list)) and len(source) == 2:
-            if not any(isinstance(n, (tuple, list, dict, bool, str)) for n in source):
-                height, width = source
-                if _is_size(height) and _is_size(width):
-                    if int(height * width) == int(num_tokens):
-                        return height, width
-    return None
+@dataclass(frozen=True)
+class Grid:
+    """Where the size of a grid of tokens is read.
+
+    Attributes:
+        ndim (int): Its dimensions, 2 or 3.
+        source (str): Name of the module that knows it; '' is the followed module.
+        start (int, optional): Index of its first number among :func:`sizes_of`.
+        axes (tuple[int], optional): Axes of the map that the source returns.
+        fixed (tuple[int], optional): The grid of a network with one input size.
+    """
+
+    ndim: int
+    source: str = ''
+    start: int | None = None
+    axes: tuple[int, ...] | None = None
+    fixed: tuple[int, ...] | None = None
+
+    def read(self, args: tuple, kwargs: dict, output: Any) -> tuple | None:
+        """The grid from one call of the source, or None if it is not there."""
+        if self.fixed is not None:
+            return self.fixed
+        if self.axes is not None:
+            x, _ = split_output(output)
+            return tuple(x.shape[axis] for axis in self.axes)
+        sizes = sizes_of(args, kwargs, output)[self.start : self.start + self.ndim]
+        return sizes if len(sizes) == self.ndim else None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which axis of a feature tensor is what.
+
+    Attributes:
+        batch (int): Axis of the samples, or of samples x frames.
+        channels (int): Axis of the channels.
+        positions (tuple[int]): The other axes, in order: (H, W), (T, H, W), or one
+            axis of tokens.
+        grid (Grid, optional): Of tokens. Defaults to None, the positions are the
+            grid.
+        extra (int): Class and register tokens, in front of the others.
+    """
+
+    batch: int = 0
+    channels: int = 1
+    positions: tuple[int, ...] = ()
+    grid: Grid | None = None
+    extra: int = 0
+
+    @property
+    def order(self) -> tuple[int, ...]:
+        """Axes in the order (B, C, *S)."""
+        return (self.batch, self.channels, *self.positions)
+
+    @property
+    def ndim(self) -> int:
+        """Dimensions of the grid that blocks can see."""
+        return self.grid.ndim if self.grid else len(self.positions)
+
+    def fold(self, x: Tensor) -> Tensor:
+        """(B, C, *S) without class and register tokens, a view of x."""
+        if self.extra:
+            axis = self.positions[0]
+            x = x.narrow(axis, self.extra, x.shape[axis] - self.extra)
+        return x if self._is_plain else x.permute(self.order)
+
+    def unfold(self, y: Tensor, x: Tensor) -> Tensor:
+        """y (B, C, *S) in the layout of x, with the class and register tokens of x."""
+        if not self._is_plain:
+            y = y.permute([self.order.index(axis) for axis in range(len(self.order))])
+        if self.extra:
+            axis = self.positions[0]
+            return torch.cat([x.narrow(axis, 0, self.extra), y], axis)
+        # Networks take views of what their own modules return.
+        return y if self._is_plain else y.contiguous()
+
+    @property
+    def _is_plain(self) -> bool:
+        return self.order == tuple(range(len(self.order)))
 
 
 def _is_size(value: Any) -> bool:
     # Sizes are int, torch.SymInt (export) or 0-dim tensors (jit.trace).
+    if isinstance(value, bool):
+        return False
     if isinstance(value, Tensor):
         return value.ndim == 0 and not value.is_floating_point()
     return hasattr(value, '__index__') or type(value).__name__ == 'SymInt'
 
 
-def split_output(output: Any) -> tuple[Tensor, tuple] | None:
-    """The feature map of a module's output and what else it returned, or None.
+def sizes_of(args: tuple, kwargs: dict, output: Any) -> tuple:
+    """The whole numbers that a module returned and was given, tuples flattened."""
+    returned = output if isinstance(output, (tuple, list)) else ()
+    found: list[Any] = []
+    for value in (*returned, *args, *kwargs.values()):
+        values = value if isinstance(value, (tuple, list)) else (value,)
+        if all(_is_size(item) for item in values):
+            found.extend(values)
+    return tuple(found)
 
-    A tensor, or a tuple of one tensor first and sizes after it (Swin's stages), has
-    one feature map; anything else is ambiguous.
+
+def split_output(output: Any) -> tuple[Tensor, int | None] | None:
+    """The one feature map of a module's output and its index there, or None.
+
+    The index is None where the output is the map itself. A tuple or a list may hold
+    sizes and other things beside one map; with two maps it is ambiguous.
     """
     if isinstance(output, Tensor):
-        return output, ()
-    if isinstance(output, tuple) and output and isinstance(output[0], Tensor):
-        if not any(isinstance(item, Tensor) for item in output[1:]):
-            return output[0], output[1:]
-    return None
+        return output, None
+    if not isinstance(output, (tuple, list)):
+        return None
+    if any(isinstance(item, (tuple, list)) and _holds_map(item) for item in output):
+        return None
+    maps = [index for index, item in enumerate(output) if _is_map(item)]
+    return (output[maps[0]], maps[0]) if len(maps) == 1 else None
+
+
+def _is_map(item: Any) -> bool:
+    return isinstance(item, Tensor) and item.ndim > 0
+
+
+def _holds_map(items: Sequence[Any]) -> bool:
+    return any(_is_map(item) for item in items)
+
+
+def join_output(output: Any, x: Tensor, index: int | None) -> Any:
+    """``output`` with its feature map replaced by x."""
+    if index is None:
+        return x
+    items = [x if i == index else item for i, item in enumerate(output)]
+    if isinstance(output, list):
+        return items
+    named = hasattr(output, '_fields')
+    return type(output)(*items) if named else tuple(items)

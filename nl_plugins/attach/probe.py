@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,96 +14,279 @@ import torch.nn as nn
 from torch.func import functional_call
 from torch.nn.modules.conv import _ConvNd
 
-from .layout import split_output, token_grid
+from .layout import sizes_of, split_output
+
+# Samples of the runs: primes that divide no product of the sizes below, so that an
+# axis which they divide in both runs holds samples.
+_SAMPLES = (5, 7)
+# (T, H, W) of the runs; every ratio between them differs from every other, and from
+# that of the samples.
+_SIZES = ((32, 288, 352), (64, 416, 544))
+# What video networks are trained at that take one size.
+_COMMON = ((16, 112, 112), (16, 224, 224), (8, 224, 224))
+_SIDES = ('img_size', 'image_size', 'spatial_size', 'input_resolution', 'input_size')
+_FRAMES = ('num_frames', 'temporal_size', 'clip_len')
 
 
 @dataclass
-class Seen:
-    """What a probing forward saw of one module.
+class Call:
+    """The first call of a module in one run.
 
     Attributes:
-        calls (int): How often it ran.
-        shape (tuple[int], optional): Shape of its feature map; None if its output
-            has none or several.
-        grid (tuple[int], optional): (H, W) of a token map (B, L, C), if known.
+        order (int): How many calls ended before it.
+        shape (tuple[int], optional): Of its feature map; None if its output has none
+            or several.
+        sizes (tuple[int]): See :func:`~nl_plugins.attach.layout.sizes_of`.
+        kind (str): Type of its output.
     """
 
-    calls: int = 0
-    shape: tuple[int, ...] | None = None
-    grid: tuple[int, int] | None = None
+    order: int
+    shape: tuple[int, ...] | None
+    sizes: tuple[int, ...]
+    kind: str
 
-    def record(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        """The forward hook."""
-        self.calls += 1
-        split = split_output(output)
-        if split is None:
-            self.shape = None
-            return
-        features, rest = split
-        self.shape = tuple(features.shape)
-        if features.ndim == 3:
-            sources = (*rest, rest, *args, *kwargs.values())
-            self.grid = token_grid(features.shape[1], *sources)
+
+@dataclass
+class Run:
+    """One probing forward pass.
+
+    Attributes:
+        inputs (tuple[tuple[int]]): Shapes of the inputs.
+        samples (int): Samples in them; the batch may hold frames of each.
+        calls (dict[str, list[Call]]): By module name.
+        error (str): Why it stopped, '' if it reached the end.
+        own (bool): Whether the size of the input is the network's own.
+        joints (bool): Whether the input is a skeleton.
+    """
+
+    inputs: tuple[tuple[int, ...], ...]
+    samples: int
+    calls: dict[str, Call] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    error: str = ''
+    own: bool = False
+    joints: bool = False
+
+    @property
+    def batch(self) -> int:
+        """Samples, or frames where the network takes stacked frames."""
+        return self.inputs[0][0]
+
+    @property
+    def parts(self) -> int:
+        """What a network may put beside the samples: frames of a clip, persons."""
+        shape = self.inputs[0]
+        if self.joints:
+            return shape[1]
+        return shape[2] if len(shape) == 5 else 1
 
 
 @dataclass
 class Probe:
-    """The outcome of :func:`probe`: by module name, or nothing and the reason."""
+    """The outcome of :func:`probe`: runs of inputs of different sizes.
 
-    seen: dict[str, Seen] = field(default_factory=dict)
-    error: str = ''
+    Attributes:
+        runs (list[Run]): Those that saw a module, what a failure cut short included.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether at least one forward pass reached its end."""
+        return any(not run.error for run in self.runs)
+
+    @property
+    def error(self) -> str:
+        """Of the first run that failed."""
+        return next((run.error for run in self.runs if run.error), '')
+
+    def calls(self, name: str) -> list[tuple[Run, Call]]:
+        """The runs that called a module, and its first call there."""
+        return [(run, run.calls[name]) for run in self.runs if name in run.calls]
+
+    def count(self, name: str) -> int:
+        """Most calls of a module in one run."""
+        return max((run.counts.get(name, 0) for run in self.runs), default=0)
 
 
 def probe(
-    backbone: nn.Module, names: Iterable[str], num_segments: Iterable[int] = ()
+    backbone: nn.Module,
+    num_segments: Iterable[int] = (),
+    arguments: dict | None = None,
+    sizes: Sequence[tuple[int, ...]] = (),
 ) -> Probe:
-    """Run the backbone once on the meta device, which computes only shapes.
+    """Run the backbone on the meta device, which computes only shapes.
 
-    Parameters and buffers are replaced for the duration of the call, so nothing in
-    the backbone changes.
+    Two sizes are tried, so that the axes of an output can be told apart, then the
+    network's own size where it refuses those. Parameters and buffers are replaced
+    for the duration of the call, so nothing in the backbone changes.
 
     Args:
-        backbone (nn.Module): Takes images (B, C, H, W) or clips (B, C, T, H, W).
-        names (Iterable[str]): Modules to look at.
+        backbone (nn.Module): Takes images (B, C, H, W), clips (B, C, T, H, W) or
+            skeletons (B, M, T, V, C).
         num_segments (Iterable[int]): Frames per clip, which must divide the batch.
+        arguments (dict, optional): Those that the backbone was built with.
+        sizes (Sequence[tuple[int]]): (H, W) or (T, H, W) to try besides; each gives
+            a run at the end where it succeeds.
     """
     tensors = {
         name: tensor.to('meta')
         for name, tensor in (*backbone.named_parameters(), *backbone.named_buffers())
     }
-    own = getattr(backbone, 'num_segments', None)
-    frames = [n for n in (*num_segments, own) if isinstance(n, int) and n > 0]
-    batch = 2 * math.lcm(*frames)
-    error = ''
-    for shape in _input_shapes(backbone, batch):
-        outcome = Probe({name: Seen() for name in names})
-        handles = [
-            backbone.get_submodule(name).register_forward_hook(
-                seen.record, with_kwargs=True
-            )
-            for name, seen in outcome.seen.items()
-        ]
-        try:
-            with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                functional_call(backbone, tensors, torch.empty(shape, device='meta'))
-            return outcome
-        # A network may refuse a meta tensor or this size in any way it likes.
-        except Exception as failure:
-            error = error or f'{type(failure).__name__}: {failure}'
-        finally:
-            for handle in handles:
-                handle.remove()
-    return Probe(error=error)
+    known = _arguments(backbone, arguments or {})
+    frames = [n for n in (*num_segments, known.get('num_segments'))]
+    stacked = math.lcm(*(n for n in frames if isinstance(n, int) and n > 0))
+    best = Probe()
+    for kind in _kinds(backbone):
+
+        def run_at(size, samples, kind=kind):
+            shapes = kind(samples * stacked, size)
+            return _run(backbone, tensors, shapes, samples)
+
+        runs = [run_at(size, samples) for size, samples in zip(_SIZES, _SAMPLES)]
+        if all(run.error for run in runs):
+            for size in (*_own_sizes(known), *sizes, *_COMMON):
+                own = [run_at(size, samples) for samples in _SAMPLES]
+                if not own[0].error:
+                    for run in own:
+                        run.own = True
+                    runs += own
+                    break
+        outcome = Probe([run for run in runs if run.calls])
+        if _reach(outcome) > _reach(best):
+            best = outcome
+            for size in sizes:
+                run = run_at(size, _SAMPLES[0])
+                if not run.error:
+                    best.runs.append(run)
+        if outcome.complete:
+            break
+    return best
 
 
-def _input_shapes(backbone: nn.Module, batch: int) -> list[tuple[int, ...]]:
-    first = next((m for m in backbone.modules() if isinstance(m, _ConvNd)), None)
-    channels = first.in_channels if first is not None else 3
-    image = (batch, channels, 224, 224)
-    clip = (2, channels, 32, 224, 224)
-    named = first if first is not None else backbone
+def _reach(outcome: Probe) -> tuple[bool, int]:
+    most = max((len(run.calls) for run in outcome.runs), default=0)
+    return outcome.complete, most
+
+
+def _run(
+    backbone: nn.Module,
+    tensors: dict[str, torch.Tensor],
+    inputs: tuple[tuple[int, ...], ...],
+    samples: int,
+) -> Run:
+    run = Run(inputs, samples, joints=_num_joints(backbone) is not None)
+    order = [0]
+
+    def record(
+        name: str, module: nn.Module, args: tuple, kwargs: dict, output: Any
+    ) -> None:
+        order[0] += 1
+        run.counts[name] = run.counts.get(name, 0) + 1
+        if name in run.calls:
+            return
+        split = split_output(output)
+        shape = tuple(split[0].shape) if split else None
+        kind = type(output).__name__
+        run.calls[name] = Call(order[0], shape, sizes_of(args, kwargs, output), kind)
+
+    def hook(name: str):
+        return lambda *call: record(name, *call)
+
+    handles = [
+        module.register_forward_hook(hook(name), with_kwargs=True)
+        for name, module in backbone.named_modules()
+        if name
+    ]
+    try:
+        args = tuple(torch.empty(shape, device='meta') for shape in inputs)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            functional_call(backbone, tensors, args)
+    # A network may refuse a meta tensor or this size in any way it likes.
+    except Exception as failure:
+        run.error = f'{type(failure).__name__}: {failure}'.strip().split('\n')[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return run
+
+
+def _kinds(backbone: nn.Module) -> Iterator[Any]:
+    """Functions of (samples, (T, H, W) or (H, W)) to the shapes of the inputs."""
+    joints = _num_joints(backbone)
+    if joints is not None:
+        yield lambda n, size: ((n, 2, size[0], joints, 3),)
+        return
+    convs = [m for m in backbone.modules() if isinstance(m, _ConvNd)]
+    channels = convs[0].in_channels if convs else 3
+    named = convs[0] if convs else backbone
     volumetric = any(type(m).__name__.endswith('3d') for m in named.modules())
-    return [clip, image] if volumetric else [image, clip]
+
+    def image(n: int, size: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        return ((n, channels, *size[-2:]),)
+
+    def clip(n: int, size: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+        return ((n, channels, *(size if len(size) == 3 else (16, *size))),)
+
+    paths = _num_inputs(backbone)
+    if paths > 1:
+        firsts = [
+            next((m.in_channels for m in child.modules() if isinstance(m, _ConvNd)), 3)
+            for child in list(backbone.children())[:paths]
+        ]
+        for one in (clip, image):
+            yield lambda n, size, one=one: tuple(
+                (n, width, *one(n, size)[0][2:]) for width in firsts
+            )
+        return
+    yield from (clip, image) if volumetric else (image, clip)
+
+
+def _num_joints(backbone: nn.Module) -> int | None:
+    joints = getattr(getattr(backbone, 'graph', None), 'num_node', None)
+    return joints if isinstance(joints, int) else None
+
+
+def _num_inputs(backbone: nn.Module) -> int:
+    try:
+        parameters = inspect.signature(backbone.forward).parameters.values()
+    except (TypeError, ValueError):
+        return 1
+    return sum(
+        p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        for p in parameters
+    )
+
+
+def _arguments(backbone: nn.Module, given: dict) -> dict[str, Any]:
+    """What the network was built with: defaults, its attributes, what was given."""
+    names = (*_SIDES, *_FRAMES, 'num_segments')
+    known = {}
+    for cls in reversed(type(backbone).__mro__):
+        if '__init__' in vars(cls):
+            parameters = inspect.signature(cls.__init__).parameters
+            known.update(
+                (name, parameters[name].default)
+                for name in names
+                if name in parameters
+                and parameters[name].default is not inspect.Parameter.empty
+            )
+    for source in (vars(backbone), given):
+        known.update((name, source[name]) for name in names if name in source)
+    return known
+
+
+def _own_sizes(known: dict[str, Any]) -> list[tuple[int, int, int]]:
+    """(T, H, W) from the network's own arguments, none if they do not tell."""
+    sides = [known[name] for name in _SIDES if known.get(name)]
+    frames = [known[name] for name in _FRAMES if isinstance(known.get(name), int)]
+    found = []
+    for side in sides or ([224] if frames else []):
+        size = (side, side) if isinstance(side, int) else tuple(side)[-2:]
+        if all(isinstance(n, int) for n in size) and len(size) == 2:
+            found += [(t, *size) for t in (*frames, 16, 8)]
+    return found
 
 
 def structural_width(module: nn.Module) -> int | None:

@@ -10,6 +10,7 @@ switches all of them off; ``python -m nl_plugins.doctor`` lists them.
 import os
 
 from . import (
+    adaptive_pooling_export,
     bf16_scores,
     checkpoint_globals,
     cpu_amp,
@@ -30,6 +31,7 @@ from . import (
     package_resources,
     stored_config,
     torchvision_ops,
+    whole_checkpoints,
 )
 from .imports import folder_of, is_installed, when_imported
 from .repair import OFF, Repair
@@ -51,6 +53,7 @@ REPAIRS: tuple[Repair, ...] = tuple(
         multimodal,
         checkpoint_globals,
         stored_config,
+        whole_checkpoints,
         metrics_report,
         cpu_distributed,
         cpu_sync_bn,
@@ -58,6 +61,7 @@ REPAIRS: tuple[Repair, ...] = tuple(
         bf16_scores,
         negative_hue,
         moviepy_editor,
+        adaptive_pooling_export,
     )
 )
 

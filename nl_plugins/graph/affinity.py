@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .lazy import Map, as_tensor, common_source
+from .lazy import Map, as_tensor, common_source, lowered
 from .machine import Machine
 from .plan import Case, Cost, Strategy, choose
-from .precision import at_least_float32, full_precision, operand
+from .precision import at_least_float32, full_precision, operand, product_dtype
 from .strategies.matrix import OPERATOR, Matrix
 
 
@@ -60,6 +60,9 @@ class Affinity:
     def _apply(self, values: Tensor) -> Tensor:
         raise NotImplementedError(f'{type(self).__name__} does not define _apply()')
 
+    def _lower(self, dtype: torch.dtype) -> None:
+        """Keep the operands of products in ``dtype``, as autocast does on a GPU."""
+
     def transpose(self) -> Affinity:
         """The affinity whose matrix is the transpose of this one's.
 
@@ -95,11 +98,15 @@ class Affinity:
             ValueError: If ``values`` is not (B, M, D), or ``weight`` not (D_out, D).
         """
         self._check_values(values, weight)
+        dtype, low = values.dtype, product_dtype(self.device)
+        if low is not None:
+            self._lower(low)
+            values = lowered(values, low)
         strategy = choose(self, values, weight)
         plus = None if plus is None else at_least_float32(plus)
         with full_precision(self.device):
             out = strategy.run(self, values, weight, plus)
-        return out.to(values.dtype) if weight is None else at_least_float32(out)
+        return out.to(dtype) if weight is None else at_least_float32(out)
 
     def dense(self) -> Tensor:
         """The matrix itself, (B, N, M)."""
@@ -180,6 +187,11 @@ class PairAffinity(Affinity):
         self.width = query.shape[2]
         self.same = query is key
 
+    def _lower(self, dtype: torch.dtype) -> None:
+        query = lowered(self.query, dtype)
+        self.key = query if self.same else lowered(self.key, dtype)
+        self.query, self.dtype = query, query.dtype
+
     def source(self, values: Map) -> int:
         x = common_source(self.query, self.key, values)
         return 0 if x is None else x.shape[2]
@@ -217,6 +229,10 @@ class SumAffinity(Affinity):
         self.terms = terms
         self.shape, self.dtype = terms[0].shape, terms[0].dtype
         self.device = terms[0].device
+
+    def _lower(self, dtype: torch.dtype) -> None:
+        for term in self.terms:
+            term._lower(dtype)
 
     def _dense(self) -> Tensor:
         return sum(term._dense() for term in self.terms)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -141,8 +142,7 @@ class SymmetricAffinity(PairAffinity, LowRankAffinity):
             if self.symmetric:
                 left = concat_channels(left, right) if features is None else features
                 left = operand(left)
-                total = swap_halves(_column_sums(left)) / 2
-                degree = _degrees(left, total)
+                degree = _degrees(left, swap_halves(_column_sums(left)), 0.5)
                 left = scale(left, inverse_sqrt(degree).to(left.dtype))
                 right = left
             else:
@@ -157,9 +157,10 @@ class SymmetricAffinity(PairAffinity, LowRankAffinity):
         return self.factors()[0]
 
     def context(self, values: Tensor) -> Tensor:
-        right = self.factors()[1]
-        context = product(transposed(right), values.to(right.dtype), rows=True)
-        return swap_halves(context) / 2 if self.symmetric else context
+        right, alpha = self.factors()[1], 0.5 if self.symmetric else 1.0
+        values = values.to(right.dtype)
+        context = product(transposed(right), values, alpha=alpha, rows=True)
+        return swap_halves(context) if self.symmetric else context
 
     def _dense(self) -> Tensor:
         if self._features is not None and self._factors is not None:
@@ -187,14 +188,11 @@ def _column_sums(features: Tensor) -> Tensor:
     return features.sum(1, dtype=at_least_float32(features[:0]).dtype)
 
 
-def _degrees(left: Tensor, total: Tensor) -> Tensor:
-    """``left total`` (B, N, 1) in at least float32; positive is never rounded to 0."""
-    total = total.unsqueeze(-1)
-    if left.dtype != total.dtype:
-        total, size = narrowed(total, left.dtype)
-        degree = product(left, total)
-        return degree if size is None else degree * size
-    return product(left, total)
+def _degrees(left: Tensor, total: Tensor, alpha: float = 1.0) -> Tensor:
+    """``alpha left total`` (B, N, 1) in at least float32."""
+    total, size = narrowed(total.unsqueeze(-1), left.dtype)
+    degree = product(left, total, alpha=alpha)
+    return degree if size is None else degree * size
 
 
 def swap_halves(rows: Tensor) -> Tensor:
@@ -281,12 +279,15 @@ class CompactAffinity(PairAffinity, LowRankAffinity):
         return self._powers(self.query)
 
     def context(self, values: Tensor) -> Tensor:
-        scaled = transposed(self._powers(self.key)) @ at_least_float32(values)
-        return scaled * scaled.new_tensor(self.coefficients).unsqueeze(-1)
+        right = self._powers(self.key, self.coefficients)
+        return transposed(right) @ at_least_float32(values)
 
-    def _powers(self, nodes: Map) -> Tensor:
+    def _powers(self, nodes: Map, factors: Sequence[float] | None = None) -> Tensor:
         nodes = at_least_float32(as_tensor(nodes))
-        return torch.cat([nodes**k for k in range(len(self.coefficients))], dim=-1)
+        powers = [nodes**k for k in range(self.rank)]
+        if factors is not None:
+            powers = [factor * power for factor, power in zip(factors, powers)]
+        return torch.cat(powers, dim=-1)
 
     def _apply(self, values: Tensor) -> Tensor:
         # Horner's rule for the powers of q, none of which is stored. A matrix product
@@ -309,9 +310,8 @@ class CompactAffinity(PairAffinity, LowRankAffinity):
         return self._rows(slice(None))
 
     def _rows(self, index: Tensor | slice) -> Tensor:
-        powers = self._powers(self.query)[:, index]
-        scaled = powers * powers.new_tensor(self.coefficients)
-        return scaled @ transposed(self._powers(self.key))
+        right = self._powers(self.key, self.coefficients)
+        return self.left[:, index] @ transposed(right)
 
     def transpose(self) -> CompactAffinity:
         return CompactAffinity(self.key, self.query, self.coefficients)

@@ -15,19 +15,6 @@ from .precision import autocast_dtype, autocasts, full_precision
 from .products import concat_channels, is_row_major, mix, transposed
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-#: Hooks that a call runs and that reading a weight would pass over.
-_HOOKS = (
-    '_forward_hooks',
-    '_forward_pre_hooks',
-    '_backward_hooks',
-    '_backward_pre_hooks',
-)
-_GLOBAL_HOOKS = (
-    '_global_forward_hooks',
-    '_global_forward_pre_hooks',
-    '_global_backward_hooks',
-    '_global_backward_pre_hooks',
-)
 
 
 def transparent(layer: nn.Module | None) -> bool:
@@ -52,12 +39,18 @@ def transparent(layer: nn.Module | None) -> bool:
 
 def untouched(layer: nn.Module | None) -> bool:
     """Whether nothing listens to calls of ``layer`` or stands in for them."""
-    return (
-        isinstance(layer, nn.Module)
-        and not any(getattr(layer, hooks) for hooks in _HOOKS)
-        and not any(getattr(torch_module, hooks) for hooks in _GLOBAL_HOOKS)
-        and 'forward' not in vars(layer)
-        and getattr(layer, '_compiled_call_impl', None) is None
+    # Spelt out: this runs for every layer in every forward pass.
+    return isinstance(layer, nn.Module) and not (
+        layer._forward_hooks
+        or layer._forward_pre_hooks
+        or layer._backward_hooks
+        or layer._backward_pre_hooks
+        or 'forward' in layer.__dict__
+        or layer._compiled_call_impl is not None
+        or torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
     )
 
 
@@ -80,14 +73,15 @@ def _is_plain_conv(layer: nn.Module) -> bool:
         kind.__module__ == 'mmcv.cnn.bricks.wrappers' and isinstance(layer, _CONVS)
     ):
         return False
+    weight = layer._parameters.get('weight')
     return (
-        layer.groups == 1
-        and set(layer.kernel_size) == {1}
-        and set(layer.stride) == {1}
-        and set(layer.padding) == {0}
-        and 'weight' in layer._parameters
-        and 'weight' not in vars(layer)
-        and type(layer._parameters['weight']) in (nn.Parameter, Tensor)
+        type(weight) in (nn.Parameter, Tensor)
+        and 'weight' not in layer.__dict__
+        and layer.groups == 1
+        # Of a kernel of ones, whatever its dimensions.
+        and weight.numel() == layer.in_channels * layer.out_channels
+        and max(layer.stride) == 1
+        and layer.padding == (0,) * len(layer.stride)
     )
 
 
@@ -178,6 +172,11 @@ def as_tensor(map_: Map, rows: bool | None = None) -> Tensor:
     if not isinstance(map_, LinearMap):
         return map_
     return map_.value(wants_rows(map_) if rows is None else rows)
+
+
+def lowered(map_: Map, dtype: torch.dtype) -> Map:
+    """A float32 map in half precision; a linear map is of that dtype already."""
+    return map_.to(dtype) if map_.dtype == torch.float32 else map_
 
 
 def wants_rows(map_: Map) -> bool:

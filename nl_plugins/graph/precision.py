@@ -70,6 +70,13 @@ def autocast_dtype(device: torch.device) -> torch.dtype:
         return getattr(torch, f'get_autocast_{name}_dtype')()
 
 
+def product_dtype(device: torch.device) -> torch.dtype | None:
+    """What autocast asks of products on a GPU; None where nothing is asked."""
+    if device.type != 'cuda' or not autocasts(device):
+        return None
+    return autocast_dtype(device)
+
+
 def full_precision(device: torch.device) -> AbstractContextManager:
     """A context in which autocast leaves precision alone."""
     if not autocasts(device):

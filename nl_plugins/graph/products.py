@@ -48,7 +48,7 @@ def _product(a: Tensor, b: Tensor, plus: Tensor | None, alpha: float) -> Tensor:
     if plus is None:
         if alpha == 1:
             return torch.bmm(a, b)
-        return torch.baddbmm(a.new_zeros(1, 1, 1), a, b, beta=0, alpha=alpha)
+        return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=alpha)
     if (
         not torch.is_grad_enabled()
         and plus.shape == (*a.shape[:2], b.shape[2])

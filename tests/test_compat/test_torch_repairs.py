@@ -380,3 +380,27 @@ def test_torchvision_without_its_library(root, switch, state):
     subprocess.run(
         [sys.executable, '-c', BROKEN_TORCHVISION, state], check=True, env=environment
     )
+
+
+@pytest.mark.parametrize('size', [1, 3, (2, 5), (8, 4)])
+def test_adaptive_pooling_is_exported_with_open_sizes(size, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    pool = torch.nn.AdaptiveAvgPool2d(size)
+    axes = {'x': {0: 'batch', 2: 'height', 3: 'width'}}
+    for name, options in (('open', dict(dynamic_axes=axes)), ('fixed', {})):
+        path = tmp_path / f'{name}.onnx'
+        torch.onnx.export(
+            pool,
+            (torch.randn(1, 2, 8, 8),),
+            path,
+            dynamo=False,
+            opset_version=17,
+            input_names=['x'],
+            **options,
+        )
+        session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+        shapes = [(1, 2, 8, 8), (2, 2, 13, 9), (1, 2, 6, 30)]
+        for shape in shapes if options else shapes[:1]:
+            x = torch.randn(shape)
+            (found,) = session.run(None, {'x': x.numpy()})
+            torch.testing.assert_close(torch.from_numpy(found), pool(x))

@@ -196,6 +196,31 @@ def test_two_stages_take_a_step_with_amp(detector, tmp_path):
     assert len(result.pred_instances) <= 100
 
 
+def test_tokens_of_swin():
+    """A block between two blocks of Swin, whose tokens it sees as a map."""
+    torch.manual_seed(0)
+    swin = dict(
+        type='SwinTransformer',
+        embed_dims=16,
+        depths=(1, 1, 2, 1),
+        num_heads=(1, 2, 4, 8),
+        drop_path_rate=0.0,
+    )
+    plain = MODELS.build(swin)
+    block = dict(type='NLBlock', zeros_init=False)
+    inserts = [dict(after='stages.2.blocks.0', cfg=block)]
+    model = MODELS.build(dict(type='NonLocalBackbone', backbone=swin, inserts=inserts))
+    plain.eval(), model.eval()  # Swin's own returns nothing
+    missing, unexpected = model.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected and all('nl_block' in key for key in missing)
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        ours, theirs = model(x), plain(x)
+    assert [m.shape for m in ours] == [m.shape for m in theirs]
+    same = [torch.equal(a, b) for a, b in zip(ours, theirs)]
+    assert same == [True, True, False, False]
+
+
 def test_libra_rcnn_is_accelerated():
     """``BFP(refine_type='non_local')``: same keys, same numbers, another forward."""
     from mmcv.cnn import NonLocal2d

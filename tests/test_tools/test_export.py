@@ -175,6 +175,14 @@ def test_a_model_of_each_codebase(
             export.main([str(one) for one in arguments])
 
 
+def test_a_detector_is_refused(export):
+    from mmengine.config import Config
+
+    config = Config(dict(default_scope='mmdet', model={}))
+    with pytest.raises(ValueError, match='a detector has an output for each level'):
+        export.model_of(config, None, [64, 96])
+
+
 def test_an_operator_that_onnx_lacks(export, tmp_path):
     needs(export, 'onnx')
     options = {'rational': True}  # a linear system of complex numbers

@@ -4,12 +4,15 @@
     python tools/analysis_tools/benchmark.py blocks --suite crop
     python tools/analysis_tools/benchmark.py blocks --block SNLBlock --shape 1,64,32,32
     python tools/analysis_tools/benchmark.py model CONFIG --shape 1,3,512,1024
+    python tools/analysis_tools/benchmark.py regret --cases 200
+    python tools/analysis_tools/benchmark.py networks --repeats 3
 
 The dense formulation builds every matrix of the block's formula. For NLBlock it is
 mmcv's own module, for ChebyshevNLBlock the matrix polynomial; for every other block it
 is the same module with each affinity built as a matrix (``graph.force('dense')``). Both
 formulations run alternately on the same weights and input, the best of the repeats
-counts, and the difference of their results is checked and printed.
+counts, and the difference of their results is checked and printed. ``regret`` shows
+how far the planner's choices are from the best, ``networks`` whole networks.
 """
 
 from __future__ import annotations
@@ -456,7 +459,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('level', choices=['blocks', 'model'])
+    parser.add_argument('level', choices=['blocks', 'model', 'regret', 'networks'])
     parser.add_argument('config', nargs='?', help='config file, for level model')
     parser.add_argument('--suite', choices=SUITES, default='cifar')
     parser.add_argument('--block', choices=sorted(BLOCKS))
@@ -481,6 +484,16 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default='wall',
         help='cpu: processor time of this process, whatever else the machine does',
     )
+    parser.add_argument(
+        '--cases',
+        type=int,
+        help='cases of the grid to draw, for regret; all by default',
+    )
+    parser.add_argument('--seed', type=int, default=0, help='by which regret draws')
+    parser.add_argument('--only', nargs='+', help='parts of names, for networks')
+    parser.add_argument(
+        '--repeats', type=int, default=3, help='rounds of each of the networks'
+    )
     parser.add_argument('--out', type=Path, help='folder for benchmark.json and .png')
     args = parser.parse_args(argv)
     if args.level == 'model' and not args.config:
@@ -492,6 +505,8 @@ def main() -> None:
     args = parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.level in ('regret', 'networks'):
+        return compare_all(args)
     rate = matrix_product_rate(args.device, CLOCKS[args.clock])
     rows = []
     source = block_rows if args.level == 'blocks' else model_rows
@@ -509,7 +524,26 @@ def main() -> None:
     print(table(rows))
 
 
-def save(folder: Path, about: dict, rows: list[Row]) -> None:
+def compare_all(args: argparse.Namespace) -> None:
+    """The levels ``regret`` and ``networks``: a table at the end, JSON as it grows."""
+    about, found = machine(args), []
+    if args.level == 'regret':
+        import benchmark_regret as level
+
+        source = level.rows(args)
+    else:
+        import benchmark_networks as level
+
+        source = level.rows(args, partial(best_times, clock=CLOCKS[args.clock]))
+    for row in source:
+        found.append(row)
+        print(level.table([row]).splitlines()[2], flush=True)
+        if args.out:
+            save(args.out, about, found)
+    print(f'\n{json.dumps(about)}\n\n{level.table(found)}')
+
+
+def save(folder: Path, about: dict, rows: list) -> None:
     """Write ``benchmark.json``, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / 'benchmark.json'

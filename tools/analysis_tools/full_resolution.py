@@ -10,13 +10,12 @@ a process of its own, without gradients. CPU seconds hold still on a busy machin
 
 ``--stock`` takes NLNet, DNLNet, DANet and CCNet of mmseg's zoo, accelerated by
 ``nl_plugins.accelerate``; dense is then the codebase's own computation. Peak memory is
-what the pass adds; for networks, with the weights and the image.
+what torch's allocator holds for the pass; for networks, with the weights and the image.
 """
 
 import argparse
 import json
 import re
-import resource
 import subprocess
 import sys
 import time
@@ -59,27 +58,6 @@ def dense_bytes(size: tuple[int, int], crossing: bool = False) -> int:
     return 4 * positions * ((height + width) if crossing else positions)
 
 
-def peak_bytes(device: str, reset: bool = False) -> int:
-    """Highest memory of this process so far, or since the last reset where it can.
-
-    Args:
-        device (str): 'cpu' or a CUDA device.
-        reset (bool): Start anew from the memory held now, on Linux and CUDA.
-    """
-    import torch
-
-    if device != 'cpu':
-        if reset:
-            torch.cuda.reset_peak_memory_stats(device)
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == 'linux':
-        if reset:
-            Path('/proc/self/clear_refs').write_text('5')
-        status = Path('/proc/self/status').read_text()
-        return int(re.search(r'VmHWM:\s+(\d+) kB', status)[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def load(name: str):
     """A config file, or a config of mmseg's zoo by its name."""
     from mmengine.config import Config
@@ -97,6 +75,7 @@ def measure(config: str | Path, part: str, size: tuple[int, int], device: str) -
     from mmseg.registry import MODELS
 
     from nl_plugins import accelerate
+    from nl_plugins.analysis.memory import peak_memory
     from nl_plugins.graph import force
 
     if part.startswith('dense'):
@@ -137,12 +116,11 @@ def measure(config: str | Path, part: str, size: tuple[int, int], device: str) -
 
     # Libraries load on the first call; a crop this small costs next to nothing.
     run(x[..., :64, :64] if whole else x[..., :8, :8])
-    before = peak_bytes(device, reset=True)
+    times = []
+    used = peak_memory(lambda: times.append(run(x)), device)
     if whole:
         weights = (*model.parameters(), *model.buffers())
-        before -= sum(tensor.nbytes for tensor in (x, *weights))
-    times = [run(x)]
-    used = peak_bytes(device) - before
+        used += sum(tensor.nbytes for tensor in (x, *weights))
     while not whole and len(times) < 3 and sum(times[0]) < 20:
         times.append(run(x))
     seconds, cpu_seconds = map(min, zip(*times))

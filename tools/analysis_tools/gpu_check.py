@@ -223,7 +223,7 @@ def run_section(args: argparse.Namespace) -> int:
         import nl_plugins  # noqa: F401  (repairs upstream before mm packages)
 
         if args.device != 'cpu':
-            torch.cuda.set_device(args.device)
+            torch.cuda.set_device(torch.device(args.device).index or 0)
         module = helper(args.run)
         gc.freeze()  # what is imported need not be looked through before every peak
         module.run(section)

@@ -113,13 +113,18 @@ def model_of(
     """The network of a config and the shape of its input.
 
     Raises:
-        ValueError: Unknown scope, or a checkpoint of another network.
+        ValueError: Unknown scope, a detector, or a checkpoint of another network.
     """
     scope = config.get('default_scope')
     if scope not in CODEBASES:
         raise ValueError(
             f'default_scope must be one of {sorted(CODEBASES)}, but the config has '
             f'{scope!r}'
+        )
+    if scope == 'mmdet':
+        raise ValueError(
+            'a detector has an output for each level and nms behind them, but '
+            'export.py writes networks of one output: use mmdeploy'
         )
     require(scope)
     init_default_scope(scope)

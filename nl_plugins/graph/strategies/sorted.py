@@ -128,8 +128,8 @@ class Sorted(Strategy):
         one = Cost(
             0,
             # A random read, and the sequence of an addition, cost several passes.
-            ((size, pick(case, 14, 30)), (numbers, pick(case, 60, 180))),
-            pick(case, 24, 60),
+            ((size, pick(case, 16, 34)), (numbers, pick(case, 600, 1200))),
+            pick(case, 45, 70),
         )
         return one.times(case.times).and_(around(case))
 

@@ -151,7 +151,7 @@ class SquareTiles(Strategy):
         )
         one = Cost(
             work,
-            ((size, case.queries**2 / side**2 * pick(case, 9, 30)),),
+            ((size, case.queries**2 / side**2 * pick(case, 15, 36)),),
             tiles * pick(case, 12, 36) + pick(case, 8, 20),
         )
         return one.times(case.times).and_(around(case))

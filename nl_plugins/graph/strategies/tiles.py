@@ -213,7 +213,7 @@ class RowTiles(Strategy):
     def __init__(
         self,
         function: type[torch.autograd.Function] = TiledSoftmax,
-        passes: tuple[float, float] = (9, 24),
+        passes: tuple[float, float] = (16, 34),
         calls: tuple[float, float] = (10, 28),
     ) -> None:
         self.function = function
@@ -229,9 +229,14 @@ class RowTiles(Strategy):
         width, depth = case.width, case.depth
         # The backward pass computes the logits again.
         work = case.pairs * pick(case, width + depth, 4 * width + 3 * depth)
+        # Every tile reads key and values again.
+        again = case.batch * case.keys * (width + depth) * case.itemsize
         one = Cost(
             work,
-            ((size, tiles * pick(case, *self.passes)),),
+            (
+                (size, tiles * pick(case, *self.passes)),
+                (again, tiles * pick(case, 1, 4)),
+            ),
             tiles * pick(case, *self.calls) + pick(case, 4, 12),
         )
         return one.times(case.times).and_(around(case))

@@ -1,0 +1,136 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Every backbone that the three codebases register: a usual config of each."""
+
+from __future__ import annotations
+
+import importlib
+
+_BN = dict(type='BN')
+_RELU = dict(type='ReLU')
+_RESNET_CONTEXT = dict(type='ResNet', depth=18, out_indices=(0, 1, 2, 3), norm_cfg=_BN)
+_STDC = dict(
+    type='STDCNet',
+    stdc_type='STDCNet1',
+    in_channels=3,
+    channels=(32, 64, 256, 512, 1024),
+    bottleneck_type='cat',
+    norm_cfg=_BN,
+    act_cfg=_RELU,
+)
+
+
+def _branches(*stages: tuple[str, int]) -> dict:
+    """The ``extra`` of an HRNet of w18's widths."""
+    return {
+        f'stage{i}': dict(
+            num_modules=modules,
+            num_branches=i,
+            block=block,
+            num_blocks=(4,) * i,
+            num_channels=(64,) if i == 1 else (18, 36, 72, 144)[:i],
+        )
+        for i, (block, modules) in enumerate(stages, 1)
+    }
+
+
+_HRNET = _branches(('BOTTLENECK', 1), ('BASIC', 1), ('BASIC', 4), ('BASIC', 3))
+_SKELETON = dict(graph_cfg=dict(layout='coco', mode='stgcn_spatial'))
+
+#: Arguments that a class cannot do without, or that are the usual ones.
+ARGUMENTS = {
+    'mmpretrain': {
+        **{
+            name: dict(depth=50)
+            for name in (
+                'ResNet',
+                'ResNetV1c',
+                'ResNetV1d',
+                'ResNeXt',
+                'CSPResNet',
+                'CSPResNeXt',
+                'Res2Net',
+                'ResNeSt',
+                'SEResNet',
+                'SEResNeXt',
+                'SparseResNet',
+            )
+        },
+        'CSPDarkNet': dict(depth=53),
+        'HRNet': dict(arch='w18'),
+        'LeViT': dict(arch='128s'),
+        'MobileOne': dict(arch='s0'),
+        'PCPVT': dict(arch='small'),
+        'PyramidVig': dict(arch='tiny'),
+        'RegNet': dict(arch='regnetx_400mf'),
+        'RepLKNet': dict(arch='31B'),
+        'RepMLPNet': dict(arch='base'),
+        'RepVGG': dict(arch='A0'),
+        'ResNet_CIFAR': dict(depth=18),
+        'SVT': dict(arch='small'),
+        'TIMMBackbone': dict(model_name='resnet18'),
+        'VGG': dict(depth=16),
+        'Vig': dict(arch='tiny'),
+    },
+    'mmseg': {
+        'BiSeNetV1': dict(backbone_cfg=_RESNET_CONTEXT),
+        'HRNet': dict(extra=_HRNET, norm_cfg=_BN),
+        'ICNet': dict(
+            backbone_cfg=dict(
+                type='ResNetV1c',
+                depth=50,
+                out_indices=(0, 1, 2, 3),
+                dilations=(1, 1, 2, 4),
+                strides=(1, 2, 1, 1),
+                norm_cfg=_BN,
+            ),
+            norm_cfg=_BN,
+        ),
+        'MSCAN': dict(norm_cfg=_BN),
+        'ResNeSt': dict(depth=50),
+        'ResNeXt': dict(depth=50),
+        'ResNet': dict(depth=50),
+        'ResNetV1c': dict(depth=50),
+        'ResNetV1d': dict(depth=50),
+        'STDCContextPathNet': dict(backbone_cfg=_STDC),
+        'STDCNet': {key: value for key, value in _STDC.items() if key != 'type'},
+        'TIMMBackbone': dict(model_name='resnet18', pretrained=False),
+    },
+    'mmaction': {
+        'AAGCN': dict(graph_cfg=dict(layout='coco', mode='spatial')),
+        'C2D': dict(depth=50),
+        'MobileOneTSM': dict(arch='s0'),
+        'RGBPoseConv3D': {},
+        'ResNet': dict(depth=50),
+        'ResNet2Plus1d': dict(depth=34, pretrained2d=False),
+        'ResNet3dCSN': dict(depth=50, pretrained=None),
+        'ResNet3dLayer': dict(depth=50),
+        'ResNet3dSlowOnly': dict(depth=50),
+        'ResNetAudio': dict(depth=50),
+        'ResNetTIN': dict(depth=50),
+        'ResNetTSM': dict(depth=50),
+        'STGCN': _SKELETON,
+        'SwinTransformer3D': dict(arch='tiny'),
+        'TANet': dict(depth=50, num_segments=8),
+        'TimeSformer': dict(num_frames=8, img_size=224, patch_size=16),
+    },
+}
+
+#: Registered among the backbones, but none.
+NOT_BACKBONES = {
+    ('mmseg', 'DeconvModule'): 'an upsampling layer of UNet',
+    ('mmseg', 'InterpConv'): 'an upsampling layer of UNet',
+}
+
+
+def stock_backbones() -> dict[tuple[str, str], dict]:
+    """Configs of all backbones, by codebase and class."""
+    found = {}
+    for scope, arguments in ARGUMENTS.items():
+        importlib.import_module(f'{scope}.models')
+        registry = importlib.import_module(f'{scope}.registry').MODELS
+        for name, cls in registry.module_dict.items():
+            if f'{scope}.models.backbones.' not in cls.__module__:
+                continue
+            if (scope, name) not in NOT_BACKBONES:
+                found[scope, name] = dict(type=name, **arguments.get(name, {}))
+    return found
