@@ -49,13 +49,10 @@ ELSEWHERE = {
     r'python tools/analysis_tools/benchmark_clips.py': (
         'test_tools/test_benchmark_clips.py'
     ),
-<<<<<<< HEAD
     r'python tools/analysis_tools/gpu_check.py': 'test_tools/test_gpu_check.py',
-=======
     r'python tools/analysis_tools/benchmark_stock.py': (
         'test_tools/test_benchmark_stock.py'
     ),
->>>>>>> main
     r'python tools/analysis_tools/memory_': 'test_tools/test_memory_growth.py',
     r'python tools/analysis_tools/fuse_': 'test_recognition/test_fuse_scores.py',
     r'python tools/dataset_converters/(cifar|camvid)': (
