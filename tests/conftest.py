@@ -74,7 +74,7 @@ def pytest_collection_modifyitems(config, items):
 def _compute_on(device: str, tf32: bool) -> None:
     """Make tensors on a GPU wherever a test names no device, for the whole run."""
     torch.set_default_device(device)
-    torch.cuda.set_device(device)
+    torch.cuda.set_device(torch.device(device).index or 0)
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
     torch.backends.cudnn.deterministic = True

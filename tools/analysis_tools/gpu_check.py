@@ -33,6 +33,7 @@ SECTIONS = {
     'capture': (90, 60, False),
     'compile': (90, 60, False),
     'tools': (95, 120, False),
+    'tests': (95, 60, False),
     'timing': (125, 40, True),
     'ways': (70, 30, True),
     'networks': (45, 30, True),

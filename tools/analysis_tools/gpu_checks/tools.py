@@ -24,6 +24,7 @@ SCOPES = {
     'segmentation': ('mIoU', 'iter_4.pth', ['backbone', 'decode_head']),
     'recognition': ('acc/top1', 'epoch_2.pth', ['backbone.backbone']),
 }
+LATE = 'no time was left'
 SIZES = {'cifar10': (16, 8), 'cityscapes': (5, 2), 'sthv1': (8, 4)}
 
 
@@ -50,8 +51,10 @@ def run(section: Section) -> None:
                 jobs = jobs[:1]
             list(pool.map(lambda job: _job(section, folder, *job), jobs))
     rows = section.rows.get('tools', [])
+    late = [f'{r["scope"]} {r["kind"]}' for r in rows if r['problem'] == LATE]
+    section.skipped += late
     for kind in ('train', 'test', *_KINDS):
-        some = [row for row in rows if row['kind'] == kind]
+        some = [r for r in rows if r['kind'] == kind and r['problem'] != LATE]
         bad = [f'{r["scope"]}: {r["problem"]}' for r in some if r['problem']]
         section.verdict(
             _NAMES[kind],
@@ -90,10 +93,12 @@ def _job(section: Section, folder: Path, scope: str, kind: str) -> bool:
     """One run; True if it did what it should."""
     row: dict[str, Any] = {'scope': scope, 'kind': kind, 'problem': None}
     if section.left() < 5:
-        row['problem'] = 'not run, no time was left'
+        row['problem'] = LATE
     else:
         try:
             row['found'] = _CHECKS.get(kind, _trains)(section, folder, scope, kind)
+        except subprocess.TimeoutExpired:
+            row['problem'] = LATE
         except (AssertionError, subprocess.SubprocessError, OSError) as error:
             row['problem'] = str(error)[-600:] or type(error).__name__
     section.add('tools', row)
