@@ -17,7 +17,7 @@ from .codebases import CODEBASES, install_command
 from .version import __version__
 
 # Register into mmengine's root registries; need no codebase.
-_SHARED = ('blocks', 'attach', 'analysis')
+_SHARED = ('blocks', 'attach', 'analysis', 'engine')
 # Register into their codebase's registries.
 _ADAPTERS = tuple(codebase.extra for codebase in CODEBASES.values())
 _SUBMODULES = (
