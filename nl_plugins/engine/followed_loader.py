@@ -10,6 +10,7 @@ and a pass can begin behind the batches that were used, with those states.
 import os
 import pickle
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -100,16 +101,22 @@ class BeginWorker:
         if worker in self.states:
             set_states(pickle.loads(self.states[worker]))
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, self._told_to_end)
+        if hasattr(signal, 'sigwaitinfo'):  # it tells who sent a signal
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            threading.Thread(target=self._wait_for_the_end, daemon=True).start()
 
-    def _told_to_end(self, number: int, frame: Any) -> None:
-        # The run gets the same signal, perhaps a moment later.
-        until = time.monotonic() + 0.3
-        while not self.needed.value and time.monotonic() < until:
-            time.sleep(0.01)
-        if not self.needed.value:
-            os._exit(0)  # as torch's workers do
-        signal.signal(number, signal.SIG_DFL)
+    def _wait_for_the_end(self) -> None:
+        while True:
+            sender = signal.sigwaitinfo({signal.SIGTERM}).si_pid
+            if sender == os.getppid():
+                os._exit(0)  # as torch's workers do
+            # The run gets the same signal, perhaps a moment later.
+            until = time.monotonic() + 0.5
+            while not self.needed.value:
+                if time.monotonic() > until:
+                    os._exit(128 + signal.SIGTERM)
+                time.sleep(0.01)
+            signal.alarm(60)
 
 
 class _Behind:

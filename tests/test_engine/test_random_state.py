@@ -1,6 +1,7 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """A run that is resumed equals one that was not interrupted, bit for bit."""
 
+import gc
 import random
 from pathlib import Path
 
@@ -25,6 +26,9 @@ def trained(folder: Path, **options) -> dict:
     runner.train()
     assert runner.iter == 15
     ema = next(hook for hook in runner.hooks if hasattr(hook, 'ema_model'))
+    # Persistent workers of a process that makes many runs are in each other's way.
+    runner.train_dataloader._iterator = runner.val_dataloader._iterator = None
+    gc.collect()
     return dict(
         weights=runner.model.state_dict(),
         ema=ema.ema_model.state_dict(),
