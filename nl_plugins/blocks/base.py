@@ -249,7 +249,7 @@ class NonLocalBlock(BaseModule):
         else:
             out = conv_out(out.to(x.dtype))
             may_write = False
-        if may_write and out.dtype == x.dtype:
+        if may_write and out.dtype == x.dtype and out.stride() == x.stride():
             return out.add_(x)
         return (x + out).to(x.dtype)
 

@@ -29,6 +29,8 @@ class Machine:
         attention (float): Share of ``multiply_adds`` that torch's fused attention
             reaches.
         tile (int): Elements of one tile of weights.
+        overlaps (bool): Whether calls are queued while the device computes, so that
+            the longer of the two counts and not their sum.
         measured (bool): False for a rate from a data sheet.
     """
 
@@ -39,6 +41,7 @@ class Machine:
     cache: int
     attention: float
     tile: int
+    overlaps: bool = False
     measured: bool = True
 
 
@@ -63,6 +66,7 @@ _CUDA = Machine(
     cache=3 * 2**24,
     attention=0.6,
     tile=2**24,
+    overlaps=True,
 )
 
 
@@ -77,7 +81,7 @@ MACHINES: dict[tuple[str, str], Machine] = {
     # Half precision is computed in float32 on a CPU.
     ('cpu', 'half'): _CPU,
     ('cuda', 'float32'): _CUDA,
-    ('cuda', 'tf32'): _with(_CUDA, multiply_adds=178e12, attention=0.15),
+    ('cuda', 'tf32'): _with(_CUDA, multiply_adds=178e12, attention=0.12),
     ('cuda', 'half'): _with(_CUDA, multiply_adds=338e12),
     ('cuda', 'float64'): _with(
         _CUDA, multiply_adds=20e12, attention=0.1, measured=False
@@ -119,7 +123,8 @@ def read_machines(path: str | Path) -> dict[tuple[str, str], Machine]:
             if unknown:
                 raise ValueError(f'{name} has no rate {unknown[0]!r}')
             if not all(
-                isinstance(rate, bool) == (key == 'measured') and rate >= 0
+                isinstance(rate, bool) == (key in ('measured', 'overlaps'))
+                and rate >= 0
                 for key, rate in rates.items()
             ):
                 raise ValueError(f'{name} holds a rate that is no positive number')

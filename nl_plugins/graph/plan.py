@@ -117,12 +117,13 @@ class Cost(NamedTuple):
 
     def seconds(self, machine: Machine) -> float:
         """The estimate."""
-        total = self.multiply_adds / machine.multiply_adds + self.calls * machine.call
+        calls = self.calls * machine.call
+        work = self.multiply_adds / machine.multiply_adds
         for size, passes in self.touched:
             fits = size <= machine.cache
             rate = machine.cached_bytes if fits else machine.moved_bytes
-            total += size * passes / rate
-        return total
+            work += size * passes / rate
+        return max(calls, work) if machine.overlaps else calls + work
 
     def and_(self, *others: Cost) -> Cost:
         """This and the others, one after the other."""
