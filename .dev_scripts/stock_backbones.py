@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 
 _BN = dict(type='BN')
 _RELU = dict(type='ReLU')
@@ -91,7 +92,10 @@ ARGUMENTS = {
         'ResNet': dict(depth=50),
         'ResNetV1c': dict(depth=50),
         'ResNetV1d': dict(depth=50),
-        'STDCContextPathNet': dict(backbone_cfg=_STDC),
+        'STDCContextPathNet': dict(
+            backbone_cfg=_STDC,
+            ffm_cfg=dict(in_channels=384, out_channels=256, scale_factor=4),
+        ),
         'STDCNet': {key: value for key, value in _STDC.items() if key != 'type'},
         'TIMMBackbone': dict(model_name='resnet18', pretrained=False),
     },
@@ -101,7 +105,9 @@ ARGUMENTS = {
         'MobileOneTSM': dict(arch='s0'),
         'RGBPoseConv3D': {},
         'ResNet': dict(depth=50),
-        'ResNet2Plus1d': dict(depth=34, pretrained2d=False),
+        'ResNet2Plus1d': dict(
+            depth=34, pretrained2d=False, conv_cfg=dict(type='Conv2plus1d')
+        ),
         'ResNet3dCSN': dict(depth=50, pretrained=None),
         'ResNet3dLayer': dict(depth=50),
         'ResNet3dSlowOnly': dict(depth=50),
@@ -115,6 +121,13 @@ ARGUMENTS = {
     },
 }
 
+#: What cannot be tried, and why.
+UNTRIED = {
+    ('mmpretrain', 'SparseConvNeXt'): 'runs only inside its pre-training, with a mask',
+    ('mmpretrain', 'SparseResNet'): 'runs only inside its pre-training, with a mask',
+    ('mmseg', 'VPD'): 'needs the package ldm and a diffusion model',
+}
+
 #: Registered among the backbones, but none.
 NOT_BACKBONES = {
     ('mmseg', 'DeconvModule'): 'an upsampling layer of UNet',
@@ -126,6 +139,8 @@ def stock_backbones() -> dict[tuple[str, str], dict]:
     """Configs of all backbones, by codebase and class."""
     found = {}
     for scope, arguments in ARGUMENTS.items():
+        if importlib.util.find_spec(scope) is None:
+            continue
         importlib.import_module(f'{scope}.models')
         registry = importlib.import_module(f'{scope}.registry').MODELS
         for name, cls in registry.module_dict.items():

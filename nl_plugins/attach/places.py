@@ -134,16 +134,22 @@ class Places:
     def at_strides(self, strides: Sequence[int] = (8, 16, 32)) -> dict[int, Place]:
         """For each stride the last place near it, where the network has one.
 
-        Strides are of the sides of the input, to the next power of two.
+        Strides are of the sides of the input, to the next power of two. Units such as
+        residual blocks are taken before single layers. The key is 0 for the last place
+        of a network with none of these strides.
         """
-        found = {}
-        for place in self.outer:
+        found: dict[int, Place] = {}
+        wide = [place for place in self.outer if math.prod(place.grids[0]) > 1]
+        units = [place for place in wide if _num_layers(self.modules[place.name]) > 1]
+        whole = [place for place in units if place.ndim > 1]
+        for place in [*(p for p in wide if p.ndim > 1 and p not in units), *whole]:
             run, _ = self.probe.calls(place.name)[0]
-            if place.ndim == 1 or math.prod(place.grids[0]) < 2:
-                continue
             ratio = run.inputs[0][-1] / place.grids[0][-1]
-            if ratio > 0 and 2 ** round(math.log2(ratio)) in strides:
-                found[2 ** round(math.log2(ratio))] = place
+            stride = 2 ** round(math.log2(ratio))
+            if stride in strides and not run.joints:
+                found[stride] = place
+        if not found and wide:
+            found[0] = [*wide, *units, *whole][-1]
         return dict(sorted(found.items()))
 
     def instead(self, name: str) -> str | None:

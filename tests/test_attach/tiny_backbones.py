@@ -30,7 +30,7 @@ _SHALLOW = dict(depth=18)
 _NARROW = dict(base_channels=8, stem_channels=8)
 
 #: By codebase and class: options that shrink it, and the shape of its input.
-TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
+TINY: dict[tuple[str, str], tuple[dict, tuple]] = {
     ('mmpretrain', 'AlexNet'): ({}, (2, 3, 96, 96)),
     ('mmpretrain', 'LeNet5'): ({}, (2, 1, 32, 32)),
     ('mmpretrain', 'VisionTransformer'): (dict(arch=_VIT, img_size=64), IMAGE),
@@ -118,7 +118,7 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
         ),
         IMAGE,
     ),
-    ('mmpretrain', 'HRNet'): (_hrnet(arch=None), IMAGE),
+    ('mmpretrain', 'HRNet'): (_hrnet(), IMAGE),
     ('mmpretrain', 'InceptionV3'): ({}, (2, 3, 96, 96)),
     ('mmpretrain', 'LeViT'): (dict(img_size=64), IMAGE),
     ('mmpretrain', 'MixMIMTransformer'): (
@@ -178,7 +178,6 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
                 sharesets_nums=[1, 2, 4, 4],
             ),
             img_size=64,
-            num_segments=None,
         ),
         IMAGE,
     ),
@@ -232,7 +231,7 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
     ('mmpretrain', 'TinyViT'): (
         dict(
             arch=dict(
-                embed_dims=[8, 16, 24, 32], num_heads=[1, 2, 2, 4], depths=[1, 1, 2, 1]
+                channels=[8, 16, 24, 32], num_heads=[1, 2, 2, 4], depths=[1, 1, 2, 1]
             ),
             img_size=(64, 64),
             window_size=[4, 4, 4, 2],
@@ -308,7 +307,7 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
         ('mmpretrain', name): (dict(num_stages=4, **_NARROW), IMAGE)
         for name in ('ResNeXt', 'SEResNeXt')
     },
-    ('mmpretrain', 'SEResNet'): ({**_SHALLOW, **_NARROW}, IMAGE),
+    ('mmpretrain', 'SEResNet'): (_NARROW, IMAGE),
     ('mmpretrain', 'ResNet_CIFAR'): (dict(base_channels=8), (2, 3, 32, 32)),
     ('mmseg', 'VisionTransformer'): (_SEG_VIT, IMAGE),
     ('mmseg', 'BEiT'): (dict(_SEG_VIT, qv_bias=True, init_values=0.1), IMAGE),
@@ -377,7 +376,7 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
     ),
     ('mmaction', 'ResNet3dSlowOnly'): (dict(depth=18, base_channels=8), CLIP),
     ('mmaction', 'ResNetAudio'): (dict(base_channels=8), (2, 1, 32, 32)),
-    ('mmaction', 'RGBPoseConv3D'): ({}, CLIP),
+    ('mmaction', 'RGBPoseConv3D'): ({}, ((1, 3, 8, 64, 64), (1, 17, 32, 16, 16))),
     ('mmaction', 'OmniResNet'): (dict(layers=[1, 1, 2, 1]), (2, 3, 4, 64, 64)),
     ('mmaction', 'SwinTransformer3D'): (
         dict(
@@ -397,9 +396,7 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
         (2, 3, 4, 64, 64),
     ),
     ('mmaction', 'UniFormer'): (
-        dict(
-            depth=[1, 1, 2, 1], embed_dim=[8, 16, 24, 32], head_dim=8, img_size=64
-        ),
+        dict(depth=[1, 1, 2, 1], embed_dim=[8, 16, 24, 32], head_dim=8, img_size=64),
         CLIP,
     ),
     ('mmaction', 'UniFormerV2'): (
@@ -426,10 +423,10 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
 }
 
 
-def stock_backbones() -> dict[tuple[str, str], dict]:
-    """The configs of the tool that writes the table of the docs."""
+def stock() -> tuple[dict[tuple[str, str], dict], dict[tuple[str, str], str]]:
+    """The configs of the tool that writes the table of the docs, and what it omits."""
     path = Path(__file__).resolve().parents[2] / '.dev_scripts' / 'stock_backbones.py'
     spec = importlib.util.spec_from_file_location('stock_backbones', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.stock_backbones()
+    return module.stock_backbones(), module.UNTRIED
