@@ -172,7 +172,7 @@ class Layout:
             axis = self.positions[0]
             return torch.cat([x.narrow(axis, 0, self.extra), y], axis)
         # Networks take views of what their own modules return.
-        return y if self._is_plain else y.contiguous()
+        return y.contiguous() if x.is_contiguous() else y
 
     @property
     def _is_plain(self) -> bool:

@@ -135,21 +135,25 @@ class Places:
         """For each stride the last place near it, where the network has one.
 
         Strides are of the sides of the input, to the next power of two. Units such as
-        residual blocks are taken before single layers. The key is 0 for the last place
-        of a network with none of these strides.
+        residual blocks are taken before single layers, and the last layer of a network
+        with class tokens is not taken, since what it does to the others may be lost.
+        The key is 0 for the last place of a network with none of these strides.
         """
         found: dict[int, Place] = {}
         wide = [place for place in self.outer if math.prod(place.grids[0]) > 1]
         units = [place for place in wide if _num_layers(self.modules[place.name]) > 1]
-        whole = [place for place in units if place.ndim > 1]
-        for place in [*(p for p in wide if p.ndim > 1 and p not in units), *whole]:
-            run, _ = self.probe.calls(place.name)[0]
-            ratio = run.inputs[0][-1] / place.grids[0][-1]
-            stride = 2 ** round(math.log2(ratio))
-            if stride in strides and not run.joints:
-                found[stride] = place
+        for places in ([place for place in wide if place not in units], units):
+            near: dict[int, list[Place]] = {}
+            for place in places:
+                run, _ = self.probe.calls(place.name)[0]
+                stride = 2 ** round(math.log2(run.inputs[0][-1] / place.grids[0][-1]))
+                if stride in strides and place.ndim > 1 and not run.joints:
+                    near.setdefault(stride, []).append(place)
+            for stride, those in near.items():
+                last = those[-1]
+                found[stride] = those[-2:][0] if last.layout.extra else last
         if not found and wide:
-            found[0] = [*wide, *units, *whole][-1]
+            found[0] = [*wide, *units][-1]
         return dict(sorted(found.items()))
 
     def instead(self, name: str) -> str | None:
@@ -372,7 +376,7 @@ class Places:
         layout: Layout,
         tokens: list[int],
     ) -> list[int]:
-        """Extra tokens of a sequence that joins the maps of several frames, if it is."""
+        """Extra tokens of a sequence that joins the maps of several frames."""
         axes = self._map_axes(source)
         if axes is None or len(axes) != 2:
             return []
