@@ -113,7 +113,7 @@ TINY: dict[tuple[str, str], tuple[dict, tuple]] = {
         (2, 3, 224, 224),
     ),
     ('mmpretrain', 'HiViT'): (
-        dict(arch=dict(embed_dims=384, depths=[1, 1, 2], num_heads=6)),
+        dict(arch='tiny'),
         (1, 3, 224, 224),
     ),
     ('mmpretrain', 'HorNet'): (
