@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tools' / 'analysis_tools')]
 
-from list_places import build, matrix_bytes, mebibytes  # noqa: E402
+from list_places import binary, build, matrix_bytes  # noqa: E402
 
 from nl_plugins.attach.places import Place, list_places  # noqa: E402
 
@@ -144,6 +144,7 @@ ARGUMENTS = {
 UNTRIED = {
     ('mmpretrain', 'SparseConvNeXt'): 'runs only inside its pre-training, with a mask',
     ('mmpretrain', 'SparseResNet'): 'runs only inside its pre-training, with a mask',
+    ('mmaction', 'ResNetTIN'): 'needs an operator of compiled mmcv',
     ('mmseg', 'VPD'): 'needs the package ldm and a diffusion model',
 }
 
@@ -209,7 +210,7 @@ def table(rows: list[tuple[str, str, dict | None, str]]) -> str:
 def cell(place: Place) -> str:
     """``after`` name, width, grid and memory of the matrix, for the first input."""
     grid = 'x'.join(map(str, place.grids[0]))
-    return f'`{place.name}`: {place.width}, {grid}, {mebibytes(matrix_bytes(place, 0))}'
+    return f'`{place.name}`: {place.width}, {grid}, {binary(matrix_bytes(place, 0))}'
 
 
 def summary(rows: list[tuple[str, str, dict | None, str]]) -> str:

@@ -222,7 +222,7 @@ class Places:
                 f'no block can follow {name!r}: it does not return one feature map '
                 f'but a {calls[0][1].kind} of other things'
             )
-        layout = self._layout(name, module, calls)
+        layout = self._layout(name, calls)
         grids = []
         for _, call in calls:
             grid = tuple(call.shape[axis] for axis in layout.positions)
@@ -257,9 +257,7 @@ class Places:
                 'the two would let the norm act before the block'
             )
 
-    def _layout(
-        self, name: str, module: nn.Module, calls: list[tuple[Run, Call]]
-    ) -> Layout:
+    def _layout(self, name: str, calls: list[tuple[Run, Call]]) -> Layout:
         shapes = [call.shape for _, call in calls]
         shown = ' and '.join(str(shape) for shape in dict.fromkeys(shapes))
         if len({len(shape) for shape in shapes}) > 1 or len(shapes[0]) < 3:
@@ -285,7 +283,7 @@ class Places:
             for axis in axes
             if axis != batch and len({shape[axis] for shape in shapes}) == 1
         ]
-        channels = self._channels(module, stays, shapes[0])
+        channels = self._channels(name, stays, shapes[0])
         if channels is None:
             raise Refusal(
                 f'no block can follow {name!r}: which axis of its output {shown} holds '
@@ -315,20 +313,18 @@ class Places:
         return layout
 
     def _channels(
-        self, module: nn.Module, stays: Sequence[int], shape: tuple[int, ...]
+        self, name: str, stays: Sequence[int], shape: tuple[int, ...]
     ) -> int | None:
         if len(stays) == 1:
             return stays[0]
-        # Positions that stay too, as joints do, or a network of one input size.
-        for widths in (
-            _norm_widths(module),
-            _widths(module),
-            _norm_widths(self.backbone),
-            _widths(self.backbone),
-        ):
-            fitting = [axis for axis in stays if shape[axis] in widths]
-            if len(fitting) == 1:
-                return fitting[0]
+        # Positions that stay too, as joints do, or a network of one input size: what
+        # the module is made of tells, or what is around it.
+        scopes = [self.modules[at] for at in (name, *reversed([*_parents(name)]), '')]
+        for scope in scopes:
+            for widths in (_norm_widths(scope), _widths(scope)):
+                fitting = [axis for axis in stays if shape[axis] in widths]
+                if len(fitting) == 1:
+                    return fitting[0]
         return None
 
     def _token_grid(
@@ -394,7 +390,7 @@ class Places:
             self._maps[name] = None
             if all(call.shape and len(call.shape) > 3 for _, call in calls):
                 with suppress(Refusal):
-                    layout = self._layout(name, self.modules[name], calls)
+                    layout = self._layout(name, calls)
                     self._maps[name] = layout.positions
         return self._maps[name]
 
@@ -507,12 +503,10 @@ def _norm_widths(module: nn.Module) -> set[int]:
     return widths
 
 
-def _widths(module: nn.Module) -> set[int]:
-    return {
-        width
-        for m in module.modules()
-        if not m._modules and (width := structural_width(m)) is not None
-    }
+def _widths(module: nn.Module) -> set[int | None]:
+    leaves = [m for m in module.modules() if not m._modules]
+    given = {getattr(m, 'in_features', None) for m in leaves}
+    return {structural_width(m) for m in leaves} | given
 
 
 def _fused(parent: nn.Module) -> set[str]:

@@ -24,7 +24,14 @@ _SAMPLES = (5, 7)
 _SIZES = ((32, 288, 352), (64, 416, 544))
 # What video networks are trained at that take one size.
 _COMMON = ((16, 112, 112), (16, 224, 224), (8, 224, 224))
-_SIDES = ('img_size', 'image_size', 'spatial_size', 'input_resolution', 'input_size')
+_SIDES = (
+    'img_size',
+    'image_size',
+    'spatial_size',
+    'input_resolution',
+    'input_size',
+    'init_input_size',
+)
 _STATE = ('_parameters', '_buffers', '_modules')
 _FRAMES = ('num_frames', 'temporal_size', 'clip_len')
 
@@ -284,10 +291,10 @@ def _arguments(backbone: nn.Module, given: dict) -> dict[str, Any]:
                 if name in parameters
                 and parameters[name].default is not inspect.Parameter.empty
             )
-    inside = (getattr(m, 'init_input_size', None) for m in backbone.modules())
-    side = next((size for size in inside if size is not None), None)
-    if side is not None:  # of mmcv's patch embedding
-        known['img_size'] = side
+    for module in backbone.modules():  # such as a patch embedding or its positions
+        for name in (*_SIDES, *_FRAMES):
+            if vars(module).get(name) is not None:
+                known[name] = vars(module)[name]
     for source in (vars(backbone), given):
         known.update((name, source[name]) for name in names if name in source)
     return known

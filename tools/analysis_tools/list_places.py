@@ -96,10 +96,13 @@ def row(place: Place) -> dict:
     )
 
 
-def mebibytes(size: int) -> str:
-    """``'12.3 MiB'``, from a gibibyte on ``'4.5 GiB'``."""
-    size /= 2**20
-    return f'{size:,.1f} MiB' if size < 1024 else f'{size / 1024:,.1f} GiB'
+def binary(size: float) -> str:
+    """``'12.3 MiB'`` and the like."""
+    units = iter(('B', 'KiB', 'MiB', 'GiB'))
+    unit = next(units)
+    while size >= 1024 and unit != 'GiB':
+        size, unit = size / 1024, next(units)
+    return f'{size:,.1f} {unit}'
 
 
 def table(rows: list[dict]) -> str:
@@ -110,7 +113,7 @@ def table(rows: list[dict]) -> str:
         frozen = ' (frozen)' if one['frozen'] else ''
         lines.append(
             f'| `{one["after"]}` | {one["type"]}{frozen} | {one["in_channels"]} | '
-            f'{one["ndim"]} | {size} | {mebibytes(one["matrix_bytes"])} |'
+            f'{one["ndim"]} | {size} | {binary(one["matrix_bytes"])} |'
         )
     return '\n'.join(lines)
 
