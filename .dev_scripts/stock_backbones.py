@@ -1,9 +1,29 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Every backbone that the three codebases register: a usual config of each."""
+"""Every backbone that the three codebases register, and where a block goes into it.
+
+python .dev_scripts/stock_backbones.py            # how many were tried, how many work
+python .dev_scripts/stock_backbones.py --write    # the table of the docs
+"""
 
 from __future__ import annotations
 
+import argparse
 import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / 'tools' / 'analysis_tools')]
+
+from list_places import binary, build, matrix_bytes  # noqa: E402
+
+from nl_plugins.attach.places import Place, list_places  # noqa: E402
+
+PAGE = ROOT / 'docs' / 'en' / 'places.md'
+MARK = '<!-- written by .dev_scripts/stock_backbones.py -->'
+STRIDES = (8, 16, 32)
 
 _BN = dict(type='BN')
 _RELU = dict(type='ReLU')
@@ -91,7 +111,10 @@ ARGUMENTS = {
         'ResNet': dict(depth=50),
         'ResNetV1c': dict(depth=50),
         'ResNetV1d': dict(depth=50),
-        'STDCContextPathNet': dict(backbone_cfg=_STDC),
+        'STDCContextPathNet': dict(
+            backbone_cfg=_STDC,
+            ffm_cfg=dict(in_channels=384, out_channels=256, scale_factor=4),
+        ),
         'STDCNet': {key: value for key, value in _STDC.items() if key != 'type'},
         'TIMMBackbone': dict(model_name='resnet18', pretrained=False),
     },
@@ -101,7 +124,9 @@ ARGUMENTS = {
         'MobileOneTSM': dict(arch='s0'),
         'RGBPoseConv3D': {},
         'ResNet': dict(depth=50),
-        'ResNet2Plus1d': dict(depth=34, pretrained2d=False),
+        'ResNet2Plus1d': dict(
+            depth=34, pretrained2d=False, conv_cfg=dict(type='Conv2plus1d')
+        ),
         'ResNet3dCSN': dict(depth=50, pretrained=None),
         'ResNet3dLayer': dict(depth=50),
         'ResNet3dSlowOnly': dict(depth=50),
@@ -115,6 +140,14 @@ ARGUMENTS = {
     },
 }
 
+#: What cannot be tried, and why.
+UNTRIED = {
+    ('mmpretrain', 'SparseConvNeXt'): 'runs only inside its pre-training, with a mask',
+    ('mmpretrain', 'SparseResNet'): 'runs only inside its pre-training, with a mask',
+    ('mmaction', 'ResNetTIN'): 'needs an operator of compiled mmcv',
+    ('mmseg', 'VPD'): 'needs the package ldm and a diffusion model',
+}
+
 #: Registered among the backbones, but none.
 NOT_BACKBONES = {
     ('mmseg', 'DeconvModule'): 'an upsampling layer of UNet',
@@ -126,6 +159,8 @@ def stock_backbones() -> dict[tuple[str, str], dict]:
     """Configs of all backbones, by codebase and class."""
     found = {}
     for scope, arguments in ARGUMENTS.items():
+        if importlib.util.find_spec(scope) is None:
+            continue
         importlib.import_module(f'{scope}.models')
         registry = importlib.import_module(f'{scope}.registry').MODELS
         for name, cls in registry.module_dict.items():
@@ -134,3 +169,70 @@ def stock_backbones() -> dict[tuple[str, str], dict]:
             if (scope, name) not in NOT_BACKBONES:
                 found[scope, name] = dict(type=name, **arguments.get(name, {}))
     return found
+
+
+def tried() -> list[tuple[str, str, dict | None, str]]:
+    """(codebase, class, places by stride or None, why not) of every backbone."""
+    rows = []
+    for (scope, name), cfg in stock_backbones().items():
+        places, why = None, UNTRIED.get((scope, name), '')
+        if not why:
+            try:
+                found = list_places(build(scope, cfg), arguments=cfg)
+                places = found.at_strides() or None
+                why = '' if places else found.probe.error
+            except Exception as failure:  # whatever a network refuses with
+                why = f'{type(failure).__name__}: {failure}'.split('\n')[0]
+        rows.append((scope, name, places, why))
+    return rows
+
+
+def table(rows: list[tuple[str, str, dict | None, str]]) -> str:
+    """One line a class: a name at each stride with width, grid and matrix."""
+    titles = {'mmpretrain': 'mmpretrain', 'mmseg': 'mmseg', 'mmaction': 'mmaction2'}
+    lines = []
+    for scope, title in titles.items():
+        lines += ['', f'### {title}', '', '| backbone | stride 8 | 16 | 32 |']
+        lines += ['|---|---|---|---|']
+        for _, name, places, why in (row for row in rows if row[0] == scope):
+            if places is None:
+                lines.append(f'| `{name}` | {why} | | |')
+                continue
+            cells = [
+                cell(places[stride]) if stride in places else '' for stride in STRIDES
+            ]
+            if 0 in places:
+                cells[0] = cell(places[0])
+            lines.append(f'| `{name}` | {" | ".join(cells)} |')
+    return '\n'.join(lines)
+
+
+def cell(place: Place) -> str:
+    """``after`` name, width, grid and memory of the matrix, for the first input."""
+    grid = 'x'.join(map(str, place.grids[0]))
+    return f'`{place.name}`: {place.width}, {grid}, {binary(matrix_bytes(place, 0))}'
+
+
+def summary(rows: list[tuple[str, str, dict | None, str]]) -> str:
+    """How many were tried, how many work, and why the others do not."""
+    works = sum(places is not None for _, _, places, _ in rows)
+    lines = [f'{len(rows)} backbones: {works} take a block, {len(rows) - works} do not']
+    lines += [f'  {scope}.{name}: {why}' for scope, name, p, why in rows if p is None]
+    return '\n'.join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        '--write', action='store_true', help=f'the table in {PAGE.name}'
+    )
+    args = parser.parse_args(argv)
+    rows = tried()
+    if args.write:
+        text = PAGE.read_text(encoding='utf-8')
+        PAGE.write_text(f'{text.split(MARK)[0]}{MARK}\n{table(rows)}\n', 'utf-8')
+    print(summary(rows))
+
+
+if __name__ == '__main__':
+    main()

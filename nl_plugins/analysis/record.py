@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -112,8 +112,11 @@ def record_attention(
         block.register_forward_pre_hook(partial(_record, records, name))
         for name, block in chosen.items()
     ]
+    # A network that was compiled before has no calls of modules any more.
+    eager = getattr(torch.compiler, 'set_stance', None)
     try:
-        yield records
+        with eager('force_eager') if eager else nullcontext():
+            yield records
     finally:
         for handle in handles:
             handle.remove()

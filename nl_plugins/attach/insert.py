@@ -7,18 +7,20 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache, partial, wraps
 from typing import Any
 
 import torch.nn as nn
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
+from torch.fx import Proxy
 
 from ..blocks import NonLocalBlock
 from .layout import Grid, Layout, apply_block, join_output, split_output
 from .places import Place, Places
 from .probe import probe, structural_width
 from .sequence import build_blocks, initialise
+from .train_only import NORMS
 
 _KEYS = ('after', 'cfg', 'num_segments')
 
@@ -85,8 +87,8 @@ def insert_blocks(
         backbone.__class__ = with_blocks(type(backbone))
         backbone.inserted_blocks = ()
     backbone.inserted_blocks = (*backbone.inserted_blocks, *placed)
+    # Freezes the blocks of frozen stages now, not later without a word.
     if type(backbone).__bases__[1].train is not nn.Module.train:
-        # Freezes the blocks of frozen stages now, not later without a word.
         backbone.train(backbone.training)
     _warn_frozen(backbone, placed)
 
@@ -123,6 +125,12 @@ def run_inserted(
     where: str,
 ) -> Any:
     """Forward hook: the children ``names`` applied to the output of ``module``."""
+    if isinstance(output, Proxy) or any(isinstance(item, Proxy) for item in args):
+        raise NotImplementedError(
+            f'torch.fx cannot trace the block after {where!r}, whose form depends on '
+            'the size of the input: leave efficient_conv_bn_eval out of the config, '
+            'and capture the network with torch.export or torch.compile'
+        )
     split = split_output(output)
     if split is None:
         raise ValueError(
@@ -174,14 +182,27 @@ class WithBlocks:
         checkpoint that the backbone loads here are loaded and win.
         """
         done = getattr(self, 'is_init', False)
-        with _hidden_blocks(self, reset=not done):
+        with _blocks_initialised_last(self, reset=not done):
             inner = getattr(super(), 'init_weights', None)
             if inner is not None:
                 inner(*args, **kwargs)
 
     def train(self, mode: bool = True):
-        """Set the mode and return the backbone, which some backbones forget."""
-        super().train(mode)
+        """Set the mode and return the backbone, which some backbones forget.
+
+        A backbone may put all its norms into evaluation mode or freeze them
+        (``norm_eval``, ``bn_frozen``, ``partial_bn``). The norm of a new block starts
+        at zero gain and without statistics, so it is spared; a block in a frozen stage
+        is frozen with it.
+        """
+        with _hidden_blocks(self) as hidden:
+            super().train(mode)
+            frozen = {host: _is_frozen(self.get_submodule(host)) for host in hidden}
+        for host, name in self.inserted_blocks:
+            block = self.get_submodule(host)._modules[name]
+            block.train(mode and not frozen[host])
+            if frozen[host]:
+                block.requires_grad_(False)
         return self
 
     def __reduce_ex__(self, protocol):
@@ -195,7 +216,34 @@ class WithBlocks:
 def with_blocks(cls: type[nn.Module]) -> type[nn.Module]:
     """The subclass of ``cls`` that handles inserted blocks, under the same name."""
     names = {'__module__': cls.__module__, '__qualname__': cls.__qualname__}
+    if hasattr(cls, 'get_layer_depth'):
+        names['get_layer_depth'] = _layer_depth_of(cls)
     return type(cls.__name__, (WithBlocks, cls), {'__doc__': cls.__doc__, **names})
+
+
+def _layer_depth_of(cls: type[nn.Module]):
+    """mmpretrain's ``get_layer_depth`` that gives a block the depth of its host."""
+
+    @wraps(cls.get_layer_depth)
+    def get_layer_depth(self, param_name: str, prefix: str = ''):
+        for host, name in self.inserted_blocks:
+            if param_name.startswith(f'{prefix}{host}.{name}.'):
+                param_name = prefix + _last_parameter(self, host)
+                break
+        return cls.get_layer_depth(self, param_name, prefix)
+
+    return get_layer_depth
+
+
+def _last_parameter(backbone: nn.Module, host: str) -> str:
+    """Name of the last parameter of a module, or before it, that is of no block."""
+    blocks = tuple(f'{at}.{name}.' for at, name in backbone.inserted_blocks)
+    names = [n for n, _ in backbone.named_parameters() if not n.startswith(blocks)]
+    inside = [name for name in names if name.startswith(f'{host}.')]
+    if inside:
+        return inside[-1]
+    above = host.rpartition('.')[0]
+    return _last_parameter(backbone, above) if above else names[0]
 
 
 def _new_with_blocks(cls: type[nn.Module]) -> nn.Module:
@@ -204,13 +252,44 @@ def _new_with_blocks(cls: type[nn.Module]) -> nn.Module:
 
 
 @contextmanager
-def _hidden_blocks(backbone: nn.Module, reset: bool) -> Iterator[None]:
-    """Take the inserted blocks out; put each back, initialised, before its weights
-    are loaded or at the end."""
+def _hidden_blocks(backbone: nn.Module) -> Iterator[dict[str, dict[str, nn.Module]]]:
+    """Take the inserted blocks out, by host and name; put back those that remain."""
     hidden: dict[str, dict[str, nn.Module]] = {}
     for host_name, name in backbone.inserted_blocks:
         children = backbone.get_submodule(host_name)._modules
         hidden.setdefault(host_name, {})[name] = children.pop(name)
+    hosts = {host_name: backbone.get_submodule(host_name) for host_name in hidden}
+    try:
+        yield hidden
+    finally:
+        for host_name, blocks in hidden.items():
+            hosts[host_name]._modules.update(blocks)
+
+
+def _is_frozen(host: nn.Module) -> bool:
+    """Whether a module is frozen by its place: what is no norm in it too."""
+    weights = [
+        parameter
+        for module in host.modules()
+        if not isinstance(module, NORMS)
+        for parameter in module.parameters(recurse=False)
+    ]
+    return bool(weights) and not any(weight.requires_grad for weight in weights)
+
+
+@contextmanager
+def _blocks_initialised_last(backbone: nn.Module, reset: bool) -> Iterator[None]:
+    """Take the inserted blocks out; put each back, initialised, before its weights
+    are loaded or at the end."""
+    with _hidden_blocks(backbone) as hidden:
+        with _revealed_by_loading(backbone, hidden, reset):
+            yield
+
+
+@contextmanager
+def _revealed_by_loading(
+    backbone: nn.Module, hidden: dict[str, dict[str, nn.Module]], reset: bool
+) -> Iterator[None]:
 
     def reveal(host_name: str, *_: Any) -> None:
         children = backbone.get_submodule(host_name)._modules

@@ -17,6 +17,7 @@ class _Running:
     """What the model around a backbone knows of its input."""
 
     samples: int | None = None
+    frames: int = 1
     clip: int | None = None
 
 
@@ -24,20 +25,28 @@ _running = _Running()
 
 
 @contextmanager
-def samples_of(samples: int, clip: int | None = None) -> Iterator[None]:
+def samples_of(
+    samples: int, frames: int = 1, clip: int | None = None
+) -> Iterator[None]:
     """Inside, frame-stacked features hold so many samples, one after the other.
 
     Args:
         samples (int): Samples in the batch.
-        clip (int, optional): Frames of one clip of the input, where a sample holds
-            several (crops of a test). Defaults to None, the frames of a sample.
+        frames (int): Frames of each in the input. Defaults to 1.
+        clip (int, optional): How many of them make a clip; fewer than ``frames``
+            where a sample holds several crops. Defaults to None, not known.
     """
-    before = _running.samples, _running.clip
-    _running.samples, _running.clip = samples, clip
+    before = _running.samples, _running.frames, _running.clip
+    _running.samples, _running.frames, _running.clip = samples, frames, clip
     try:
         yield
     finally:
-        _running.samples, _running.clip = before
+        _running.samples, _running.frames, _running.clip = before
+
+
+def clip_of_input() -> int | None:
+    """The frames of a clip of the input that :func:`samples_of` told, if it did."""
+    return _running.clip
 
 
 def frames_to_clip(x: Tensor, num_segments: int | str) -> Tensor:
@@ -60,7 +69,14 @@ def frames_to_clip(x: Tensor, num_segments: int | str) -> Tensor:
                 "num_segments='input' needs a recogniser of mmaction, which knows the "
                 'frames of a sample: give the number of frames that a clip has'
             )
-        num_segments = _running.clip or frames // samples
+        if _running.clip is None:
+            raise ValueError(
+                "num_segments='input' does not know the frames of a clip in a test, "
+                "whose samples may hold several crops: add 'num_clips' to meta_keys "
+                'of PackActionInputs, or give the number'
+            )
+        # Networks that pool frames have fewer here than in the input.
+        num_segments = _running.clip * (frames // samples) // _running.frames
     in_sample = frames // samples if samples else frames
     if in_sample % num_segments:
         whose = f'one of its {samples} samples' if samples else 'the batch'
@@ -172,7 +188,7 @@ class Layout:
             axis = self.positions[0]
             return torch.cat([x.narrow(axis, 0, self.extra), y], axis)
         # Networks take views of what their own modules return.
-        return y if self._is_plain else y.contiguous()
+        return y.contiguous() if x.is_contiguous() else y
 
     @property
     def _is_plain(self) -> bool:

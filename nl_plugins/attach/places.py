@@ -134,16 +134,26 @@ class Places:
     def at_strides(self, strides: Sequence[int] = (8, 16, 32)) -> dict[int, Place]:
         """For each stride the last place near it, where the network has one.
 
-        Strides are of the sides of the input, to the next power of two.
+        Strides are of the sides of the input, to the next power of two. Units such as
+        residual blocks are taken before single layers, and the last layer of a network
+        with class tokens is not taken, since what it does to the others may be lost.
+        The key is 0 for the last place of a network with none of these strides.
         """
-        found = {}
-        for place in self.outer:
-            run, _ = self.probe.calls(place.name)[0]
-            if place.ndim == 1 or math.prod(place.grids[0]) < 2:
-                continue
-            ratio = run.inputs[0][-1] / place.grids[0][-1]
-            if ratio > 0 and 2 ** round(math.log2(ratio)) in strides:
-                found[2 ** round(math.log2(ratio))] = place
+        found: dict[int, Place] = {}
+        wide = [place for place in self.outer if math.prod(place.grids[0]) > 1]
+        units = [place for place in wide if _num_layers(self.modules[place.name]) > 1]
+        for places in ([place for place in wide if place not in units], units):
+            near: dict[int, list[Place]] = {}
+            for place in places:
+                run, _ = self.probe.calls(place.name)[0]
+                stride = 2 ** round(math.log2(run.inputs[0][-1] / place.grids[0][-1]))
+                if stride in strides and place.ndim > 1 and not run.joints:
+                    near.setdefault(stride, []).append(place)
+            for stride, those in near.items():
+                last = those[-1]
+                found[stride] = those[-2:][0] if last.layout.extra else last
+        if not found and wide:
+            found[0] = [*wide, *units][-1]
         return dict(sorted(found.items()))
 
     def instead(self, name: str) -> str | None:
@@ -212,7 +222,7 @@ class Places:
                 f'no block can follow {name!r}: it does not return one feature map '
                 f'but a {calls[0][1].kind} of other things'
             )
-        layout = self._layout(name, module, calls)
+        layout = self._layout(name, calls)
         grids = []
         for _, call in calls:
             grid = tuple(call.shape[axis] for axis in layout.positions)
@@ -247,9 +257,7 @@ class Places:
                 'the two would let the norm act before the block'
             )
 
-    def _layout(
-        self, name: str, module: nn.Module, calls: list[tuple[Run, Call]]
-    ) -> Layout:
+    def _layout(self, name: str, calls: list[tuple[Run, Call]]) -> Layout:
         shapes = [call.shape for _, call in calls]
         shown = ' and '.join(str(shape) for shape in dict.fromkeys(shapes))
         if len({len(shape) for shape in shapes}) > 1 or len(shapes[0]) < 3:
@@ -275,7 +283,7 @@ class Places:
             for axis in axes
             if axis != batch and len({shape[axis] for shape in shapes}) == 1
         ]
-        channels = self._channels(module, stays, shapes[0])
+        channels = self._channels(name, stays, shapes[0])
         if channels is None:
             raise Refusal(
                 f'no block can follow {name!r}: which axis of its output {shown} holds '
@@ -305,20 +313,18 @@ class Places:
         return layout
 
     def _channels(
-        self, module: nn.Module, stays: Sequence[int], shape: tuple[int, ...]
+        self, name: str, stays: Sequence[int], shape: tuple[int, ...]
     ) -> int | None:
         if len(stays) == 1:
             return stays[0]
-        # Positions that stay too, as joints do, or a network of one input size.
-        for widths in (
-            _norm_widths(module),
-            _widths(module),
-            _norm_widths(self.backbone),
-            _widths(self.backbone),
-        ):
-            fitting = [axis for axis in stays if shape[axis] in widths]
-            if len(fitting) == 1:
-                return fitting[0]
+        # Positions that stay too, as joints do, or a network of one input size: what
+        # the module is made of tells, or what is around it.
+        scopes = [self.modules[at] for at in (name, *reversed([*_parents(name)]), '')]
+        for scope in scopes:
+            for widths in (_norm_widths(scope), _widths(scope)):
+                fitting = [axis for axis in stays if shape[axis] in widths]
+                if len(fitting) == 1:
+                    return fitting[0]
         return None
 
     def _token_grid(
@@ -366,7 +372,7 @@ class Places:
         layout: Layout,
         tokens: list[int],
     ) -> list[int]:
-        """Extra tokens of a sequence that joins the maps of several frames, if it is."""
+        """Extra tokens of a sequence that joins the maps of several frames."""
         axes = self._map_axes(source)
         if axes is None or len(axes) != 2:
             return []
@@ -384,7 +390,7 @@ class Places:
             self._maps[name] = None
             if all(call.shape and len(call.shape) > 3 for _, call in calls):
                 with suppress(Refusal):
-                    layout = self._layout(name, self.modules[name], calls)
+                    layout = self._layout(name, calls)
                     self._maps[name] = layout.positions
         return self._maps[name]
 
@@ -497,12 +503,10 @@ def _norm_widths(module: nn.Module) -> set[int]:
     return widths
 
 
-def _widths(module: nn.Module) -> set[int]:
-    return {
-        width
-        for m in module.modules()
-        if not m._modules and (width := structural_width(m)) is not None
-    }
+def _widths(module: nn.Module) -> set[int | None]:
+    leaves = [m for m in module.modules() if not m._modules]
+    given = {getattr(m, 'in_features', None) for m in leaves}
+    return {structural_width(m) for m in leaves} | given
 
 
 def _fused(parent: nn.Module) -> set[str]:

@@ -24,7 +24,15 @@ _SAMPLES = (5, 7)
 _SIZES = ((32, 288, 352), (64, 416, 544))
 # What video networks are trained at that take one size.
 _COMMON = ((16, 112, 112), (16, 224, 224), (8, 224, 224))
-_SIDES = ('img_size', 'image_size', 'spatial_size', 'input_resolution', 'input_size')
+_SIDES = (
+    'img_size',
+    'image_size',
+    'spatial_size',
+    'input_resolution',
+    'input_size',
+    'init_input_size',
+)
+_STATE = ('_parameters', '_buffers', '_modules')
 _FRAMES = ('num_frames', 'temporal_size', 'clip_len')
 
 
@@ -86,7 +94,7 @@ class Probe:
     """The outcome of :func:`probe`: runs of inputs of different sizes.
 
     Attributes:
-        runs (list[Run]): Those that saw a module, what a failure cut short included.
+        runs (list[Run]): With what a failure cut short.
     """
 
     runs: list[Run] = field(default_factory=list)
@@ -153,8 +161,8 @@ def probe(
                         run.own = True
                     runs += own
                     break
-        outcome = Probe([run for run in runs if run.calls])
-        if _reach(outcome) > _reach(best):
+        outcome = Probe(runs)
+        if not best.runs or _reach(outcome) > _reach(best):
             best = outcome
             for size in sizes:
                 run = run_at(size, _SAMPLES[0])
@@ -199,6 +207,11 @@ def _run(
         for name, module in backbone.named_modules()
         if name
     ]
+    # Some networks keep what they computed for the size that they saw last.
+    kept = [
+        (module, *(dict(vars(module)[name]) for name in _STATE), dict(vars(module)))
+        for module in backbone.modules()
+    ]
     try:
         args = tuple(torch.empty(shape, device='meta') for shape in inputs)
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -209,6 +222,12 @@ def _run(
     finally:
         for handle in handles:
             handle.remove()
+        for module, *state, attributes in kept:
+            vars(module).clear()
+            vars(module).update(attributes)
+            for name, values in zip(_STATE, state):
+                vars(module)[name].clear()
+                vars(module)[name].update(values)
     return run
 
 
@@ -272,6 +291,10 @@ def _arguments(backbone: nn.Module, given: dict) -> dict[str, Any]:
                 if name in parameters
                 and parameters[name].default is not inspect.Parameter.empty
             )
+    for module in backbone.modules():  # such as a patch embedding or its positions
+        for name in (*_SIDES, *_FRAMES):
+            if vars(module).get(name) is not None:
+                known[name] = vars(module)[name]
     for source in (vars(backbone), given):
         known.update((name, source[name]) for name in names if name in source)
     return known

@@ -5,6 +5,7 @@ from ..registry import require
 
 require('mmaction')
 
+from .clips import install  # noqa: E402
 from .crops import FullResThreeCrop, PILCenterCrop, PILResize  # noqa: E402
 from .datasets import (  # noqa: E402
     CheckedRawframeDataset,
@@ -24,6 +25,8 @@ from .sampling import (  # noqa: E402
     SegmentSampleFrames,
     WindowSampleFrames,
 )
+
+install()
 
 __all__ = [
     'C2DResNet3d',

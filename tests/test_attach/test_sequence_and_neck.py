@@ -7,7 +7,7 @@ import torch.nn as nn
 from mmengine.registry import MODELS
 
 from nl_plugins.attach import BaseNonLocalNeck, BlockSequence
-from nl_plugins.attach.layout import apply_block, frames_to_clip, token_grid
+from nl_plugins.attach.layout import apply_block, frames_to_clip, sizes_of
 
 from .networks import NL, build, wake
 
@@ -128,9 +128,10 @@ def test_frames_and_clips():
     assert torch.equal(apply_block(nn.Identity(), x, 3), x)
 
 
-def test_token_grid_is_the_first_pair_that_fits():
-    assert token_grid(12, (5, 2), (3, 4), (6, 2)) == (3, 4)
-    assert token_grid(12, torch.zeros(2, 3), (3, True), None, 'ab') is None
+def test_sizes_are_the_whole_numbers_of_a_call():
+    output = (torch.zeros(2, 3), (5, 2), None, True, ('a', 1))
+    args = (torch.zeros(1), torch.Size([3, 4]), 7, 1.5, torch.tensor(9))
+    assert sizes_of(args, {'grid': [6, 2]}, output) == (5, 2, 3, 4, 7, 9, 6, 2)
 
 
 def test_wake_is_not_vacuous():

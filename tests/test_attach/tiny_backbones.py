@@ -29,8 +29,15 @@ def _hrnet(**options) -> dict:
 _SHALLOW = dict(depth=18)
 _NARROW = dict(base_channels=8, stem_channels=8)
 
+_ONE = dict(
+    num_blocks=[1, 1, 2, 1],
+    width_factor=[0.25, 0.25, 0.25, 0.25],
+    num_conv_branches=[1] * 4,
+    num_se_blocks=[0] * 4,
+)
+
 #: By codebase and class: options that shrink it, and the shape of its input.
-TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
+TINY: dict[tuple[str, str], tuple[dict, tuple]] = {
     ('mmpretrain', 'AlexNet'): ({}, (2, 3, 96, 96)),
     ('mmpretrain', 'LeNet5'): ({}, (2, 1, 32, 32)),
     ('mmpretrain', 'VisionTransformer'): (dict(arch=_VIT, img_size=64), IMAGE),
@@ -51,7 +58,10 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
         IMAGE,
     ),
     ('mmpretrain', 'DaViT'): (
-        dict(arch=dict(embed_dims=8, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 4])),
+        dict(
+            arch=dict(embed_dims=8, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 4]),
+            window_size=2,
+        ),
         IMAGE,
     ),
     ('mmpretrain', 'DistilledVisionTransformer'): (
@@ -103,8 +113,8 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
         (2, 3, 224, 224),
     ),
     ('mmpretrain', 'HiViT'): (
-        dict(arch=dict(embed_dims=32, depths=[1, 1, 2], num_heads=2), img_size=64),
-        IMAGE,
+        dict(arch='tiny'),
+        (1, 3, 224, 224),
     ),
     ('mmpretrain', 'HorNet'): (
         dict(
@@ -118,7 +128,7 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
         ),
         IMAGE,
     ),
-    ('mmpretrain', 'HRNet'): (_hrnet(arch=None), IMAGE),
+    ('mmpretrain', 'HRNet'): (_hrnet(), IMAGE),
     ('mmpretrain', 'InceptionV3'): ({}, (2, 3, 96, 96)),
     ('mmpretrain', 'LeViT'): (dict(img_size=64), IMAGE),
     ('mmpretrain', 'MixMIMTransformer'): (
@@ -148,14 +158,7 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
         IMAGE,
     ),
     ('mmpretrain', 'MobileOne'): (
-        dict(
-            arch=dict(
-                num_blocks=[1, 1, 2, 1],
-                width_factor=[0.25, 0.25, 0.25, 0.25],
-                num_conv_branches=[1] * 4,
-                num_se_blocks=[0] * 4,
-            )
-        ),
+        dict(arch=_ONE),
         IMAGE,
     ),
     ('mmpretrain', 'RepLKNet'): (
@@ -178,7 +181,6 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
                 sharesets_nums=[1, 2, 4, 4],
             ),
             img_size=64,
-            num_segments=None,
         ),
         IMAGE,
     ),
@@ -232,7 +234,7 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
     ('mmpretrain', 'TinyViT'): (
         dict(
             arch=dict(
-                embed_dims=[8, 16, 24, 32], num_heads=[1, 2, 2, 4], depths=[1, 1, 2, 1]
+                channels=[8, 16, 24, 32], num_heads=[1, 2, 2, 4], depths=[1, 1, 2, 1]
             ),
             img_size=(64, 64),
             window_size=[4, 4, 4, 2],
@@ -297,8 +299,8 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
         dict(embed_dims=24, depth=2, num_heads=2, cls_attn_layers=1),
         IMAGE,
     ),
-    ('mmpretrain', 'Vig'): ({}, (2, 3, 224, 224)),
-    ('mmpretrain', 'PyramidVig'): ({}, (2, 3, 224, 224)),
+    ('mmpretrain', 'Vig'): ({}, (1, 3, 224, 224)),
+    ('mmpretrain', 'PyramidVig'): ({}, (1, 3, 224, 224)),
     ('mmpretrain', 'VGG'): (dict(depth=11), IMAGE),
     **{
         ('mmpretrain', name): ({**_SHALLOW, **_NARROW}, IMAGE)
@@ -308,7 +310,10 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
         ('mmpretrain', name): (dict(num_stages=4, **_NARROW), IMAGE)
         for name in ('ResNeXt', 'SEResNeXt')
     },
-    ('mmpretrain', 'SEResNet'): ({**_SHALLOW, **_NARROW}, IMAGE),
+    ('mmpretrain', 'ResNeSt'): (_NARROW, IMAGE),
+    ('mmpretrain', 'Res2Net'): (dict(base_channels=8, stem_channels=8), IMAGE),
+    ('mmseg', 'ResNeSt'): (_NARROW, IMAGE),
+    ('mmpretrain', 'SEResNet'): (_NARROW, IMAGE),
     ('mmpretrain', 'ResNet_CIFAR'): (dict(base_channels=8), (2, 3, 32, 32)),
     ('mmseg', 'VisionTransformer'): (_SEG_VIT, IMAGE),
     ('mmseg', 'BEiT'): (dict(_SEG_VIT, qv_bias=True, init_values=0.1), IMAGE),
@@ -348,12 +353,12 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
     ('mmaction', 'AAGCN'): ({}, (2, 2, 8, 17, 3)),
     ('mmaction', 'STGCN'): ({}, (2, 2, 8, 17, 3)),
     ('mmaction', 'C2D'): (_SHALLOW, CLIP),
-    ('mmaction', 'C3D'): ({}, (1, 3, 16, 112, 112)),
+    ('mmaction', 'C3D'): (dict(out_dim=8192), (1, 3, 16, 112, 112)),
     ('mmaction', 'ResNet'): (_SHALLOW, IMAGE),
     ('mmaction', 'ResNetTSM'): (dict(depth=18, num_segments=2), IMAGE),
     ('mmaction', 'MobileNetV2TSM'): (dict(num_segments=2), IMAGE),
-    ('mmaction', 'MobileOneTSM'): (dict(num_segments=2), IMAGE),
-    ('mmaction', 'TANet'): (dict(num_segments=2), IMAGE),
+    ('mmaction', 'MobileOneTSM'): (dict(num_segments=2, arch=_ONE), IMAGE),
+    ('mmaction', 'TANet'): (dict(num_segments=4), (4, 3, 64, 64)),
     ('mmaction', 'MViT'): (
         dict(
             arch=dict(
@@ -366,8 +371,8 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
     ),
     ('mmaction', 'ResNet3d'): (dict(depth=18, base_channels=8), CLIP),
     ('mmaction', 'ResNet3dLayer'): (
-        dict(depth=18, base_channels=8),
-        (2, 32, 4, 16, 16),
+        dict(depth=18),
+        (2, 256, 2, 8, 8),
     ),
     ('mmaction', 'ResNet2Plus1d'): (dict(depth=18, base_channels=8), CLIP),
     ('mmaction', 'ResNet3dCSN'): (dict(base_channels=8), CLIP),
@@ -377,7 +382,7 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
     ),
     ('mmaction', 'ResNet3dSlowOnly'): (dict(depth=18, base_channels=8), CLIP),
     ('mmaction', 'ResNetAudio'): (dict(base_channels=8), (2, 1, 32, 32)),
-    ('mmaction', 'RGBPoseConv3D'): ({}, CLIP),
+    ('mmaction', 'RGBPoseConv3D'): ({}, ((1, 3, 8, 64, 64), (1, 17, 32, 16, 16))),
     ('mmaction', 'OmniResNet'): (dict(layers=[1, 1, 2, 1]), (2, 3, 4, 64, 64)),
     ('mmaction', 'SwinTransformer3D'): (
         dict(
@@ -424,10 +429,10 @@ TINY: dict[tuple[str, str], tuple[dict, tuple[int, ...]]] = {
 }
 
 
-def stock_backbones() -> dict[tuple[str, str], dict]:
-    """The configs of the tool that writes the table of the docs."""
+def stock() -> tuple[dict[tuple[str, str], dict], dict[tuple[str, str], str]]:
+    """The configs of the tool that writes the table of the docs, and what it omits."""
     path = Path(__file__).resolve().parents[2] / '.dev_scripts' / 'stock_backbones.py'
     spec = importlib.util.spec_from_file_location('stock_backbones', path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.stock_backbones()
+    return module.stock_backbones(), module.UNTRIED

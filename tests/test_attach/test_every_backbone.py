@@ -1,0 +1,94 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""A block goes into every backbone that the three codebases register."""
+
+import copy
+import warnings
+
+import pytest
+import torch
+
+from nl_plugins.attach.places import list_places
+
+from .networks import blocks_of, build
+from .tiny_backbones import IMAGE, TINY, stock
+
+CONFIGS, UNTRIED = stock()
+
+
+def _tensors(value):
+    if isinstance(value, torch.Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in _tensors(item)]
+    return []
+
+
+def _tiny(scope, name):
+    options, shape = TINY.get((scope, name), ({}, IMAGE))
+    cfg = {**copy.deepcopy(CONFIGS[scope, name]), **copy.deepcopy(options)}
+    torch.manual_seed(0)
+    shapes = shape if isinstance(shape[0], tuple) else (shape,)
+    net = build(scope, cfg)
+    for parameter in net.parameters():  # some begin with branches of zeros
+        parameter.data.add_(0.02 * torch.randn_like(parameter))
+    return net, cfg, [torch.randn(one) for one in shapes]
+
+
+@pytest.mark.parametrize('scope, name', CONFIGS, ids=str)
+def test_blocks_start_as_the_identity_and_learn(scope, name):
+    pytest.importorskip(scope)
+    if (scope, name) in UNTRIED:
+        pytest.skip(UNTRIED[scope, name])
+    if name == 'TIMMBackbone':
+        pytest.importorskip('timm')
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        net, cfg, inputs = _tiny(scope, name)
+    chosen = list_places(net, arguments=cfg).at_strides()
+    assert chosen, 'no module of it can be followed'
+    keys = list(net.state_dict())
+    net.eval()
+    with torch.no_grad():
+        before = _tensors(net(*inputs))
+
+    inserts = [
+        dict(after=place.name, cfg=dict(type='NLBlock', ndim=place.ndim))
+        for place in chosen.values()
+    ]
+    state = net.state_dict()
+    net = build(scope, dict(type='NonLocalBackbone', backbone=cfg, inserts=inserts))
+    missing, unexpected = net.load_state_dict(state, strict=False)
+    blocks = blocks_of(net)
+    assert not unexpected and all(key.startswith(tuple(blocks)) for key in missing)
+    added = set(net.state_dict()) - set(keys)
+    assert [key for key in net.state_dict() if key not in added] == keys
+    assert added and all(key.startswith(tuple(blocks)) for key in added)
+    for block in blocks.values():
+        block.init_weights()
+    net.eval()
+    with torch.no_grad():
+        after = _tensors(net(*inputs))
+    assert len(after) == len(before)
+    for a, b in zip(before, after):
+        assert torch.equal(a, b)
+
+    net.train()
+    loss = sum(out.square().mean() for out in _tensors(net(*inputs)))
+    loss.backward()
+    learning = 0
+    for block_name, block in blocks.items():
+        parameters = dict(block.named_parameters())
+        assert all(p.grad is not None for p in parameters.values()), block_name
+        learning += any(p.grad.abs().sum() > 0 for p in parameters.values())
+    assert learning == len(blocks)
+    torch.optim.SGD([p for b in blocks.values() for p in b.parameters()], 0.1).step()
+    net.eval()
+    with torch.no_grad():
+        moved = _tensors(net(*inputs))
+    assert any(not torch.equal(a, b) for a, b in zip(after, moved))
+
+
+def test_every_class_has_a_config():
+    assert set(TINY) | set(UNTRIED) <= set(CONFIGS)
