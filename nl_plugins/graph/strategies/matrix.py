@@ -54,18 +54,19 @@ class Matrix(Strategy):
 
     def cost(self, case: Case, machine: Machine) -> Cost:
         size = case.pairs * case.itemsize
+        live = pick(case, 2, 4)  # matrices that share the cache
         width = case.width if self.pairwise else 0
         build = Cost(
             # A self-product has one product in its backward pass.
             case.pairs * width * (products(case) - (case.same and case.grad)),
-            ((size, pick(case, *self.passes)),),
+            ((live * size, pick(case, *self.passes) / live),),
             pick(case, *self.calls),
         )
         positions = case.batch * (case.queries + case.keys)
         apply = Cost(
             case.pairs * case.depth * products(case),
             (
-                (size, products(case)),
+                (live * size, products(case) / live),
                 (positions * case.depth * case.itemsize, products(case)),
             ),
             pick(case, 1, 3),

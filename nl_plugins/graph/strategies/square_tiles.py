@@ -14,7 +14,7 @@ from ..machine import Machine
 from ..plan import Case, Cost, Strategy
 from ..precision import at_least_float32
 from ..products import mix, transposed
-from .costs import around, cached, pick
+from .costs import around, pick
 from .tiles import exponentials, join, logits_of, spans
 
 # Side of the tiles, which serve a row block and a column block at once.
@@ -151,7 +151,7 @@ class SquareTiles(Strategy):
         )
         one = Cost(
             work,
-            (cached(size, (case.queries / side) ** 2 * pick(case, 15, 36), machine),),
+            ((2 * size, (case.queries / side) ** 2 * pick(case, 8, 28)),),
             tiles * pick(case, 12, 36) + pick(case, 8, 20),
         )
         return one.times(case.times).and_(around(case))
