@@ -125,9 +125,9 @@ def measure(case: tuple, seconds: float, device: str) -> RegretRow | None:
     for turn in range(2000):
         for name in estimates:
             least = min(best.values())
-            if turn > 1 and (spent[name] > seconds or best[name] > 3 * least):
-                continue
-            if turn == 1 and best[name] > 5 * least:
+            # Two turns warm up and show what is far behind; the chosen one never is.
+            behind = name != decision.taken and best[name] > 4 * least
+            if turn > 1 and (spent[name] > seconds or behind):
                 continue
             _wait(device)
             start = time.perf_counter()
@@ -136,7 +136,7 @@ def measure(case: tuple, seconds: float, device: str) -> RegretRow | None:
             taken = time.perf_counter() - start
             best[name] = min(best[name], taken)
             spent[name] += taken
-        if all(value > seconds for n, value in spent.items() if best[n] < 3 * least):
+        if all(v > seconds for n, v in spent.items() if best[n] < 4 * least):
             break
     return RegretRow(
         kind, batch, positions, width, step, decision.taken, best, estimates
