@@ -44,7 +44,13 @@ def insert_blocks(
     places = Places(backbone, outcome)
     built, placed = [], []
     for insert in checked:
-        for asked in _names(insert['after']):
+        names = _names(insert['after'])
+        if len(names) > 1 and any(isinstance(one, nn.Module) for one in _cfgs(insert)):
+            raise ValueError(
+                f'a built block goes after one module, but {names} are {len(names)}: '
+                'give its config, or one insert with a block of its own for each'
+            )
+        for asked in names:
             host_name = places.host(asked)
             host = backbone.get_submodule(host_name)
             place = _place(places, host_name, insert)
@@ -371,8 +377,7 @@ def _names(after: str | Sequence[str]) -> list[str]:
 
 def _place(places: Places, name: str, insert: dict) -> Place:
     """The place after a module; a given width stands in for a probe that failed."""
-    cfg = insert['cfg']
-    first = cfg if isinstance(cfg, dict) else next(iter(cfg or ()), {})
+    first = next(iter(_cfgs(insert)), None)
     given = first.get('in_channels') if isinstance(first, dict) else None
     if not places.probe.calls(name) and not places.probe.complete:
         host = places.backbone.get_submodule(name)
@@ -409,12 +414,12 @@ def _check_frames(asked: str, place: Place, insert: dict, own: int | None) -> No
             f'num_segments={given} is for networks of stacked frames, but {asked!r} '
             f'returns clips already: leave num_segments out'
         )
-    cfg = insert['cfg']
-    cfgs = [cfg] if isinstance(cfg, dict) else list(cfg or ())
-    flat = [one.get('type') for one in cfgs if one.get('ndim', 2) != 3]
-    if cfgs and len(flat) == len(cfgs) and all(map(_has_ndim, flat)):
+    cfgs = _cfgs(insert)
+    if cfgs and all(map(_sees_frames_alone, cfgs)):
+        first = cfgs[0]
+        kind = first['type'] if isinstance(first, dict) else type(first).__name__
         raise ValueError(
-            f'num_segments={given} is given after {asked!r}, but {flat[0]} sees each '
+            f'num_segments={given} is given after {asked!r}, but {kind} sees each '
             'frame alone: give ndim=3 in its cfg, or leave num_segments out'
         )
     if isinstance(own, int) and isinstance(given, int) and place.frames:
@@ -427,11 +432,21 @@ def _check_frames(asked: str, place: Place, insert: dict, own: int | None) -> No
             )
 
 
-def _has_ndim(kind: Any) -> bool:
-    cls = kind
-    if isinstance(kind, str):
+def _cfgs(insert: dict) -> list:
+    cfg = insert['cfg']
+    return [cfg] if isinstance(cfg, (dict, str, nn.Module)) else list(cfg or ())
+
+
+def _sees_frames_alone(one: Any) -> bool:
+    """Whether a block, or its config, has dimensions that are not three."""
+    if isinstance(one, nn.Module):
+        return getattr(one, 'ndim', 3) != 3
+    if not isinstance(one, dict) or one.get('ndim', 2) == 3:
+        return False
+    cls = one.get('type')
+    if isinstance(cls, str):
         with MODELS.switch_scope_and_registry(None) as registry:
-            cls = registry.get(kind)
+            cls = registry.get(cls)
     return isinstance(cls, type) and issubclass(cls, NonLocalBlock)
 
 

@@ -154,7 +154,7 @@ def probe(
 
         runs = [run_at(size, samples) for size, samples in zip(_SIZES, _SAMPLES)]
         if all(run.error for run in runs):
-            for size in (*_own_sizes(known), *sizes, *_COMMON):
+            for size in (*_own_sizes(backbone, known), *sizes, *_COMMON):
                 own = [run_at(size, samples) for samples in _SAMPLES]
                 if not own[0].error:
                     for run in own:
@@ -300,7 +300,9 @@ def _arguments(backbone: nn.Module, given: dict) -> dict[str, Any]:
     return known
 
 
-def _own_sizes(known: dict[str, Any]) -> list[tuple[int, int, int]]:
+def _own_sizes(
+    backbone: nn.Module, known: dict[str, Any]
+) -> list[tuple[int, int, int]]:
     """(T, H, W) from the network's own arguments, none if they do not tell."""
     sides = [known[name] for name in _SIDES if known.get(name)]
     frames = [known[name] for name in _FRAMES if isinstance(known.get(name), int)]
@@ -309,7 +311,11 @@ def _own_sizes(known: dict[str, Any]) -> list[tuple[int, int, int]]:
         size = (side, side) if isinstance(side, int) else tuple(side)[-2:]
         if all(isinstance(n, int) for n in size) and len(size) == 2:
             found += [(t, *size) for t in (*frames, 16, 8)]
-    return found
+    first = next((m for m in backbone.modules() if isinstance(m, _ConvNd)), None)
+    if first is not None:  # positions are counted in patches
+        strides = (*(1,) * (3 - len(first.stride)), *first.stride)
+        found += [tuple(n * s for n, s in zip(size, strides)) for size in found]
+    return list(dict.fromkeys(found))
 
 
 def structural_width(module: nn.Module) -> int | None:

@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import torch.nn as nn
 from mmengine.model import BaseModule, initialize
 from mmengine.registry import MODELS
 from torch import Tensor
 
+from ..blocks import NonLocalBlock
 from .layout import apply_block
 
 
@@ -22,28 +25,30 @@ def build_blocks(
     that is already taken gets ``_2``, ``_3``, ... appended.
 
     Args:
-        cfg (dict | Sequence[dict]): Configs of any registered blocks.
+        cfg (dict | nn.Module | Sequence): Configs of any registered blocks, or blocks.
         in_channels (int): Channels of the features, unless a cfg gives its own.
         taken (Collection[str]): Names that are in use.
 
     Raises:
-        ValueError: If there is no cfg, or one without a type.
+        ValueError: If there is no cfg, one without a type or with an unknown one, or
+            a block of another width.
     """
     from mmcv.cnn.bricks.plugin import infer_abbr
 
-    cfgs = [cfg] if isinstance(cfg, dict) else list(cfg or ())
+    cfgs = [cfg] if isinstance(cfg, (dict, str, nn.Module)) else list(cfg or ())
     if not cfgs:
         raise ValueError('cfg must hold at least one block, but it is empty')
     blocks: dict[str, nn.Module] = {}
     for one in cfgs:
-        if not isinstance(one, dict) or 'type' not in one:
-            raise ValueError(
-                f"the cfg of a block must be a dict with the key 'type', but got {one}"
-            )
-        one = dict(one)
-        postfix = one.pop('postfix', '')
-        with MODELS.switch_scope_and_registry(None) as registry:
-            block = registry.build({'in_channels': in_channels, **one})
+        postfix = ''
+        if isinstance(one, nn.Module):
+            block = _fitting(one, in_channels)
+        else:
+            _check_cfg(one)
+            one = dict(one)
+            postfix = one.pop('postfix', '')
+            with MODELS.switch_scope_and_registry(None) as registry:
+                block = registry.build({'in_channels': in_channels, **one})
         stem = name = f'{infer_abbr(type(block))}{postfix}'
         count = 1
         while name in blocks or name in taken:
@@ -51,6 +56,41 @@ def build_blocks(
             name = f'{stem}_{count}'
         blocks[name] = block
     return blocks
+
+
+def _fitting(block: nn.Module, in_channels: int) -> nn.Module:
+    width = getattr(block, 'in_channels', in_channels)
+    if width != in_channels:
+        raise ValueError(
+            f'the {type(block).__name__} was built for {width} channels, but the '
+            f'features have {in_channels}: build it with in_channels={in_channels}, or '
+            'give its config'
+        )
+    return block
+
+
+def _check_cfg(one: Any) -> None:
+    if not isinstance(one, dict) or 'type' not in one:
+        remedy = f': write dict(type={one!r})' if isinstance(one, str) else ''
+        raise ValueError(
+            f"the cfg of a block must be a dict with the key 'type', but got {one!r}"
+            f'{remedy}'
+        )
+    kind = one['type']
+    with MODELS.switch_scope_and_registry(None) as registry:
+        if not isinstance(kind, str) or registry.get(kind) is not None:
+            return
+    names = sorted(
+        name
+        for name, cls in MODELS.module_dict.items()
+        if isinstance(cls, type) and issubclass(cls, NonLocalBlock)
+    )
+    near = difflib.get_close_matches(kind, names, n=3, cutoff=0.5)
+    raise ValueError(
+        f'no block {kind!r} is registered; '
+        + (f'did you mean {" or ".join(map(repr, near))}?' if near else '')
+        + ('' if near else f'the blocks are {", ".join(names)}')
+    )
 
 
 def initialise(block: nn.Module) -> None:

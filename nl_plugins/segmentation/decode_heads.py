@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import logging
 
 import torch
 from mmengine.logging import print_log
 from mmseg.models.decode_heads import FCNHead
+from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor
 
@@ -36,9 +39,10 @@ class NonLocalHead(FCNHead):
         ValueError: If ``block`` names no type or ``num_convs`` is not 2.
     """
 
-    def __init__(self, block: dict, **kwargs) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, block: dict | None = None, **kwargs) -> None:
         name = type(self).__name__
+        _check_options(type(self), kwargs)
+        super().__init__(**kwargs)
         if self.num_convs != 2:
             raise ValueError(
                 f'{name}: num_convs must be 2, because the block sits between the two '
@@ -157,6 +161,34 @@ class RNLHead(NonLocalHead):
     ) -> None:
         options = dict(type='RNLBlock', reduction=reduction, kernel_size=kernel_size)
         super().__init__(block={**options, **(block or {})}, **kwargs)
+
+
+def _check_options(cls: type, kwargs: dict) -> None:
+    """Refuse options of other heads, which a config inherits without _delete_."""
+    bases = [base for base in cls.__mro__ if '__init__' in vars(base)]
+    known = {
+        name
+        for base in bases[: bases.index(BaseDecodeHead) + 1]
+        for name in inspect.signature(base.__init__).parameters
+    }
+    unknown = [name for name in kwargs if name not in known]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        raise ValueError(
+            f'{cls.__name__} has no option {unknown[0]!r}'
+            + (f', did you mean {near[0]!r}?' if near else '')
+            + ': over a head of another kind write the whole head with _delete_=True, '
+            'or keep that head and put a NonLocalNeck before it'
+        )
+    if isinstance(kwargs.get('in_channels'), (list, tuple)) and not kwargs.get(
+        'input_transform'
+    ):
+        raise ValueError(
+            f'{cls.__name__} got in_channels={kwargs["in_channels"]} of several '
+            "levels: give input_transform='resize_concat' to join them, or write the "
+            'whole head with _delete_=True; or keep the inherited head and put a '
+            'NonLocalNeck before it'
+        )
 
 
 def _rename_dnl_block(state_dict: dict, prefix: str, *_) -> None:

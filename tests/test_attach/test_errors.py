@@ -6,6 +6,7 @@ import torch
 import torch.nn as nn
 
 from nl_plugins.attach import NonLocalBackbone
+from nl_plugins.blocks import NLBlock
 
 from .networks import GATE, NL, NL3D, SHORT, STOCK, build
 
@@ -64,13 +65,61 @@ class Tokens(nn.Module):
         (dict(after='embed', cfg=NL), 'without the size of their grid'),
         (dict(after='stem', cfg=NL3D), 'give num_segments'),
         (dict(after='stem', cfg=dict(type='NLBlock', ndim=1)), 'give ndim=2'),
-        (dict(after='stem', cfg=dict(type='NLBlock', in_channels=7)), 'in_channels=7'),
+        (
+            dict(after='stem', cfg=dict(type='NLBlock', in_channels=7)),
+            'in_channels=7 is wrong.*give in_channels=8',
+        ),
+        (dict(after='stem', cfg='NLBlock'), r"write dict\(type='NLBlock'\)"),
+        (dict(after='stem', cfg=dict(type='NLBlok')), "did you mean 'NLBlock'"),
+        (dict(after='stem', cfg=NLBlock(16)), 'built for 16 channels.*have 8'),
+        (dict(after=['stem', 'stages.0'], cfg=NLBlock(8)), 'after one module'),
+        (dict(after='bn', cfg=NL), "'stem' works|'stages.0' works"),
+        (dict(after='split', cfg=NL), "; '[a-z.0-9]*' works"),
     ],
 )
 def test_mistakes_in_inserts(insert, words):
     with pytest.raises(ValueError, match=words):
-        net = NonLocalBackbone(Body(), [insert])
-        net(torch.randn(1, 3, 8, 8))
+        NonLocalBackbone(Body(), [insert])
+
+
+def test_a_built_block_is_taken():
+    block = NLBlock(8)
+    net = NonLocalBackbone(Body(), [dict(after='stem', cfg=block)])
+    assert net.stem.nl_block is block
+
+
+def test_an_empty_batch_is_named():
+    net = NonLocalBackbone(Body(), [dict(after='stem', cfg=NL)])
+    with pytest.raises(ValueError, match='NLBlock got an empty batch'):
+        net(torch.randn(0, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    'scope, cfg, after, works',
+    [
+        (
+            'mmseg',
+            dict(
+                type='SwinTransformer',
+                embed_dims=8,
+                depths=(1, 1, 2, 1),
+                num_heads=(1, 2, 2, 4),
+            ),
+            'stages.2',
+            'stages.2.blocks.1',
+        ),
+        ('mmpretrain', dict(type='HRNet', arch='w18'), 'stage3.3', r'stage3\.3\..*'),
+    ],
+)
+def test_a_refusal_names_a_module_that_works(scope, cfg, after, works):
+    pytest.importorskip(scope)
+    net = build(scope, cfg)
+    with pytest.raises(
+        ValueError, match=f"does not return one .*; '{works}' works"
+    ) as e:
+        NonLocalBackbone(net, [dict(after=after, cfg=NL)])
+    name = str(e.value).split("'")[-2]
+    NonLocalBackbone(net, [dict(after=name, cfg=NL)])
 
 
 @pytest.mark.parametrize('inserts', [[], None, dict(after='stem', cfg=NL), ['stem']])
