@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn as nn
@@ -23,18 +23,18 @@ from ..graph.affinity import (
 )
 from ..graph.dispatch import formulation, is_full_precision, nominal
 from ..graph.dot import projected_dot
+from ..options import Cfg, Count
 from .base import (
+    Init,
     NonLocalBlock,
-    check_choice,
     joint,
     linear_map,
     matrix,
     tokens,
 )
 
-MODES = ('gaussian', 'embedded_gaussian', 'dot_product', 'concatenation')
-ORDERS = ('conv_pool', 'pool_conv')
-SCALES = (False, True, 'inverted')
+Mode = Literal['gaussian', 'embedded_gaussian', 'dot_product', 'concatenation']
+Scale = Literal[False, True, 'inverted']
 
 # Of one map of up to so many values torch's convolution is a matrix product, without
 # the copies of a oneDNN primitive; and the affinity of so many positions is small.
@@ -104,23 +104,20 @@ class NLBlock(NonLocalBlock):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        mode: str = 'embedded_gaussian',
-        use_scale: bool | str = True,
+        mode: Mode = 'embedded_gaussian',
+        use_scale: Scale = True,
         sub_sample: bool = False,
-        sub_sample_order: str = 'conv_pool',
+        sub_sample_order: Literal['conv_pool', 'pool_conv'] = 'conv_pool',
         bias: bool = True,
         out_bias: bool | None = None,
         concat_bias: bool = False,
-        act_cfg: dict | None = None,
-        init: str = 'mmcv',
+        act_cfg: Cfg | None = None,
+        init: Init = 'mmcv',
         **options: Any,
     ) -> None:
         super().__init__(in_channels, init=init, **options)
-        check_choice('NLBlock', 'mode', mode, MODES)
-        check_choice('NLBlock', 'use_scale', use_scale, SCALES)
-        check_choice('NLBlock', 'sub_sample_order', sub_sample_order, ORDERS)
         self.mode = mode
         self.sub_sample = sub_sample
         self.pool_first = sub_sample and sub_sample_order == 'pool_conv'
