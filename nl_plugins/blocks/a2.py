@@ -6,7 +6,7 @@ https://arxiv.org/abs/1810.11579
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn as nn
 from mmengine.registry import MODELS
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..graph import Affinity, DotAffinity
 from ..graph.lazy import Map, as_tensor
 from ..graph.products import transposed
-from .base import check_choice
+from ..options import Count
 from .graph_filter import GraphFilterBlock
 
 # What each definition changes in the defaults of GraphFilterBlock.
@@ -38,6 +38,7 @@ class A2Block(GraphFilterBlock):
     Args:
         in_channels (int): Channels C of the input and the output.
         definition (str): 'a2net' or 'snl'. Defaults to 'a2net'.
+        affinity (str): Of 'snl' alone, see :class:`GraphFilterBlock`; 'relu_raw' there.
         options: ``num_units``, ``bias``, ``act_cfg`` and, for 'snl', ``affinity``
             (default 'relu_raw') and ``symmetric``, see :class:`GraphFilterBlock`, and
             those of :class:`NonLocalBlock`.
@@ -48,6 +49,7 @@ class A2Block(GraphFilterBlock):
     """
 
     _abbr_ = 'a2_block'
+    defaults = {**_DEFAULTS['snl'], **_DEFAULTS['a2net']}
     variants = {
         'a2net': {},
         'snl': dict(definition='snl'),
@@ -56,9 +58,12 @@ class A2Block(GraphFilterBlock):
     }
 
     def __init__(
-        self, in_channels: int, *, definition: str = 'a2net', **options: Any
+        self,
+        in_channels: Count,
+        *,
+        definition: Literal['a2net', 'snl'] = 'a2net',
+        **options: Any,
     ) -> None:
-        check_choice('A2Block', 'definition', definition, _DEFAULTS)
         if definition == 'a2net':
             refuse(options, 'A2Block', definition, 'affinity', 'symmetric')
         super().__init__(in_channels, **{**_DEFAULTS[definition], **options})

@@ -7,7 +7,7 @@ https://arxiv.org/abs/1908.07678
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from mmengine.registry import MODELS
@@ -16,9 +16,8 @@ from torch import Tensor
 from ..graph import Affinity, SoftmaxAffinity
 from ..graph.lazy import Map
 from ..graph.pooling import average_pyramid
-from .base import NonLocalBlock, check_choice, linear_map, matrix, tokens
-
-FUSIONS = ('add', 'concat')
+from ..options import Cfg, Count, Filled
+from .base import Init, NonLocalBlock, linear_map, matrix, tokens
 
 
 @MODELS.register_module()
@@ -61,25 +60,17 @@ class ANLBlock(NonLocalBlock):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        pool_sizes: Sequence[int] = (1, 3, 6, 8),
+        pool_sizes: Annotated[Sequence[Count], Filled()] = (1, 3, 6, 8),
         key_bias: bool = True,
-        theta_norm_cfg: dict | None = None,
-        fusion: str = 'add',
-        norm_cfg: dict | None = dict(type='BN'),  # noqa: B006
-        init: str = 'kaiming_fan_out',
+        theta_norm_cfg: Cfg | None = None,
+        fusion: Literal['add', 'concat'] = 'add',
+        norm_cfg: Cfg | None = dict(type='BN'),  # noqa: B006
+        init: Init = 'kaiming_fan_out',
         **options: Any,
     ) -> None:
         super().__init__(in_channels, norm_cfg=norm_cfg, init=init, **options)
-        check_choice('ANLBlock', 'fusion', fusion, FUSIONS)
-        if not pool_sizes or any(
-            not isinstance(size, int) or size < 1 for size in pool_sizes
-        ):
-            raise ValueError(
-                f'ANLBlock: pool_sizes must be positive integers, but got '
-                f'{pool_sizes!r}'
-            )
         self.pool_sizes = tuple(pool_sizes)
         self.fusion = fusion
         width = self.inner_channels

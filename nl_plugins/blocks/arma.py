@@ -17,6 +17,7 @@ from torch import Tensor
 from ..graph import Affinity, arma
 from ..graph.lazy import Map
 from ..graph.products import mix
+from ..options import Count
 from .base import matrix
 from .graph_filter import GraphFilterBlock
 
@@ -50,23 +51,14 @@ class ARMANLBlock(GraphFilterBlock):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        num_iterations: int = 2,
-        num_stacks: int = 1,
+        num_iterations: Count = 2,
+        num_stacks: Count = 1,
         nonlinear: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(in_channels, **options)
-        for name, value in (
-            ('num_iterations', num_iterations),
-            ('num_stacks', num_stacks),
-        ):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(
-                    f'ARMANLBlock: {name} must be an integer from 1 on, but got '
-                    f'{value!r}'
-                )
         self.num_iterations = num_iterations
         self.num_stacks = num_stacks
         self.nonlinear = nonlinear

@@ -3,11 +3,9 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import math
 import warnings
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn as nn
@@ -19,6 +17,7 @@ from ..graph import Affinity
 from ..graph.lazy import Map, as_tensor, linear_maps, transparent, untouched
 from ..graph.precision import is_traced
 from ..graph.products import is_row_major, transposed
+from ..options import Cfg, Count, check, checked, documented, parameters
 
 # Norm types whose layer depends on the number of spatial dimensions.
 _DIMENSIONAL_NORMS = ('BN', 'IN')
@@ -26,9 +25,11 @@ _PLAIN_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 #: How the weights of the convolutions are drawn, see :func:`draw`.
-INITS = ('normal', 'mmcv', 'kaiming_fan_in', 'kaiming_fan_out', 'pytorch')
+Init = Literal['normal', 'mmcv', 'kaiming_fan_in', 'kaiming_fan_out', 'pytorch']
+INITS = get_args(Init)
 
 
+@checked
 class NonLocalBlock(BaseModule):
     """Base of the blocks ``z = x + out(filter(A(x), g(x)))``.
 
@@ -69,36 +70,26 @@ class NonLocalBlock(BaseModule):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        ndim: int = 2,
-        reduction: int = 2,
-        conv_cfg: dict | None = None,
-        norm_cfg: dict | None = None,
-        init: str = 'normal',
-        zeros_init: bool | str = True,
-        init_cfg: dict | None = None,
-        **unknown: Any,
+        ndim: Literal[1, 2, 3] = 2,
+        reduction: Count = 2,
+        conv_cfg: Cfg | None = None,
+        norm_cfg: Cfg | None = None,
+        init: Init = 'normal',
+        zeros_init: Literal[True, False, 'conv'] = True,
+        init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
         name = type(self).__name__
-        if unknown:
-            raise TypeError(unknown_option(type(self), next(iter(unknown))))
-        check_choice(name, 'ndim', ndim, self.ndims)
-        check_choice(name, 'init', init, INITS)
-        check_choice(name, 'zeros_init', zeros_init, (True, False, 'conv'))
-        if not isinstance(in_channels, int) or in_channels < 1:
-            raise ValueError(
-                f'{name}: in_channels must be a positive integer, but got '
-                f'{in_channels!r}'
-            )
-        if not 1 <= reduction <= in_channels:
+        check(name, 'ndim', ndim, Literal[self.ndims])
+        if reduction > in_channels:
             raise ValueError(
                 f'{name}: reduction must be between 1 and in_channels={in_channels}, '
                 f'but got {reduction!r}'
             )
         self.in_channels = in_channels
-        self.inner_channels = int(in_channels // reduction)
+        self.inner_channels = in_channels // reduction
         self.ndim = ndim
         self.reduction = reduction
         self.conv_cfg = conv_cfg or dict(type=f'Conv{ndim}d')
@@ -115,15 +106,18 @@ class NonLocalBlock(BaseModule):
     @classmethod
     def options(cls) -> list[str]:
         """Names of the options that the constructor takes."""
-        return sorted(
-            {
-                parameter.name
-                for base in cls.__mro__
-                if issubclass(base, NonLocalBlock) and '__init__' in vars(base)
-                for parameter in inspect.signature(base.__init__).parameters.values()
-                if parameter.kind is parameter.KEYWORD_ONLY
-            }
-        )
+        known, _ = parameters(cls)
+        return sorted(set(known) - {'in_channels'})
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        documented(checked(cls))
+
+    def __repr__(self) -> str:
+        given = {**self._given}
+        options = [repr(given.pop('in_channels', self.in_channels))]
+        options += [f'{name}={value!r}' for name, value in given.items()]
+        return f'{type(self).__name__}({", ".join(options)})'
 
     def affinity(self, x: Tensor) -> Affinity:
         """The graph of the input x (B, C, *S), an affinity of shape (B, N, M)."""
@@ -381,19 +375,3 @@ def dimensional_norm(norm_cfg: dict | None, ndim: int) -> dict | None:
     if norm_cfg is None or norm_cfg.get('type') not in _DIMENSIONAL_NORMS:
         return norm_cfg
     return {**norm_cfg, 'type': f'{norm_cfg["type"]}{ndim}d'}
-
-
-def check_choice(name: str, option: str, value: Any, choices: Any) -> None:
-    """Raise ValueError unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(
-            f'{name}: {option} must be one of {list(choices)}, but got {value!r}'
-        )
-
-
-def unknown_option(block: type[NonLocalBlock], option: str) -> str:
-    """The sentence about an option that ``block`` does not have."""
-    options = block.options()
-    near = difflib.get_close_matches(option, options, n=1)
-    hint = f' (did you mean {near[0]!r}?)' if near else ''
-    return f'{block.__name__} has no option {option!r}{hint}, choose from {options}'

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..graph import Affinity, cayley, laplacian
 from ..graph.lazy import Map, as_tensor
 from ..graph.products import concat_channels, mix
+from ..options import Count, Positive
 from .graph_filter import GraphFilterBlock
 
 
@@ -57,20 +58,14 @@ class CayleyNLBlock(GraphFilterBlock):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
         rational: bool = False,
-        order: int = 1,
-        zoom: float = 1.0,
+        order: Count = 1,
+        zoom: Positive = 1.0,
         **options: Any,
     ) -> None:
         super().__init__(in_channels, **options)
-        if not isinstance(order, int) or order < 1:
-            raise ValueError(
-                f'CayleyNLBlock: order must be an integer from 1 on, but got {order!r}'
-            )
-        if zoom <= 0:
-            raise ValueError(f'CayleyNLBlock: zoom must be positive, but got {zoom!r}')
         if rational and self.affinity_type == 'relu_raw':
             raise ValueError(
                 'CayleyNLBlock: rational=True needs a bounded spectrum, so affinity '

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn as nn
 from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, CrissCrossAffinity
-from .base import NonLocalBlock, fold
+from ..options import Count
+from .base import Init, NonLocalBlock, fold
 
 # Names in mmcv's and the SNL repository's criss-cross attention, and ours.
 _OTHER_NAMES = {
@@ -78,24 +79,22 @@ class CCBlock(NonLocalBlock):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        reduction: int = 8,
-        recurrence: int = 2,
+        ndim: Literal[2, 3] = 2,
+        reduction: Count = 8,
+        recurrence: Count = 2,
         shared: bool = True,
-        init: str = 'pytorch',
+        init: Init = 'pytorch',
         **options: Any,
     ) -> None:
-        super().__init__(in_channels, reduction=reduction, init=init, **options)
+        super().__init__(
+            in_channels, ndim=ndim, reduction=reduction, init=init, **options
+        )
         if self.norm_cfg is not None:
             raise ValueError(
                 f'CCBlock: norm_cfg must be None, there is no output convolution to '
                 f'normalise, but got {self.norm_cfg!r}'
-            )
-        if not isinstance(recurrence, int) or recurrence < 1:
-            raise ValueError(
-                f'CCBlock: recurrence must be an integer from 1 on, but got '
-                f'{recurrence!r}'
             )
         self.recurrence = recurrence
         self.shared = shared or recurrence == 1

@@ -7,16 +7,15 @@ https://arxiv.org/abs/1810.13125
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, CompactAffinity
 from ..graph.products import transposed
-from .base import NonLocalBlock, check_choice
-
-KERNELS = ('dot', 'rbf')
+from ..options import Cfg, Count, Natural, Positive
+from .base import NonLocalBlock
 
 
 @MODELS.register_module()
@@ -59,28 +58,25 @@ class CGNLBlock(NonLocalBlock):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        kernel: str = 'dot',
-        order: int = 3,
-        gamma: float = 1e-4,
-        groups: int = 8,
+        kernel: Literal['dot', 'rbf'] = 'dot',
+        order: Natural = 3,
+        gamma: Positive = 1e-4,
+        groups: Count = 8,
         use_scale: bool = False,
-        norm_cfg: dict | None = dict(type='GN'),  # noqa: B006
+        norm_cfg: Cfg | None = dict(type='GN'),  # noqa: B006
         **options: Any,
     ) -> None:
         super().__init__(in_channels, norm_cfg=norm_cfg, **options)
-        check_choice('CGNLBlock', 'kernel', kernel, KERNELS)
         width = self.inner_channels
-        if groups < 1 or in_channels % groups or width % groups:
+        if in_channels % groups or width % groups:
             common = math.gcd(in_channels, width)
             divisors = [n for n in range(1, common + 1) if common % n == 0]
             raise ValueError(
                 f'CGNLBlock: groups must divide in_channels={in_channels} and the '
                 f'inner channels {width}, one of {divisors}, but got {groups!r}'
             )
-        if order < 0:
-            raise ValueError(f'CGNLBlock: order must be 0 or more, but got {order!r}')
         self.groups = groups
         self.use_scale = use_scale
         self.coefficients = (

@@ -7,7 +7,7 @@ https://arxiv.org/abs/1709.01507.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn as nn
@@ -15,9 +15,8 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, UnaryAffinity
-from .base import NonLocalBlock, check_choice, tokens, zero
-
-KINDS = ('gc', 'se')
+from ..options import Cfg, Count
+from .base import Init, NonLocalBlock, tokens, zero
 
 
 @MODELS.register_module()
@@ -49,15 +48,14 @@ class ChannelGate(NonLocalBlock):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        kind: str = 'gc',
-        norm_cfg: dict | None = dict(type='BN1d', momentum=0.01),  # noqa: B006
-        init: str = 'pytorch',
+        kind: Literal['gc', 'se'] = 'gc',
+        norm_cfg: Cfg | None = dict(type='BN1d', momentum=0.01),  # noqa: B006
+        init: Init = 'pytorch',
         **options: Any,
     ) -> None:
         super().__init__(in_channels, norm_cfg=norm_cfg, init=init, **options)
-        check_choice('ChannelGate', 'kind', kind, KINDS)
         if norm_cfg is not None and norm_cfg.get('type') == 'BN':
             self.norm_cfg = {**norm_cfg, 'type': 'BN1d'}  # of vectors, not of maps
         self.kind = kind

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..graph import Affinity, chebyshev
 from ..graph.lazy import Map
+from ..options import Count
 from .graph_filter import GraphFilterBlock
 
 
@@ -59,19 +60,14 @@ class ChebyshevNLBlock(GraphFilterBlock):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        order: int = 2,
+        order: Count = 2,
         stable: bool = False,
         zero_order: bool = True,
         **options: Any,
     ) -> None:
         super().__init__(in_channels, **options)
-        if not isinstance(order, int) or order < 1:
-            raise ValueError(
-                f'ChebyshevNLBlock: order must be an integer from 1 on, but got '
-                f'{order!r}'
-            )
         self.order = order
         self.stable = stable
         self.zero_order = zero_order

@@ -6,7 +6,7 @@ https://arxiv.org/abs/2006.06668
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn as nn
 from mmengine.registry import MODELS
@@ -14,10 +14,11 @@ from torch import Tensor
 
 from ..graph import Affinity, DotAffinity, SoftmaxAffinity, UnaryAffinity
 from ..graph.lazy import Map, as_tensor
+from ..options import Count, Positive
 from .a2 import refuse
-from .base import check_choice, tokens
+from .base import tokens
 from .graph_filter import GraphFilterBlock
-from .nl import MODES, SCALES, concat_projection, concatenated, logit_scale
+from .nl import Mode, Scale, concat_projection, concatenated, logit_scale
 
 # What each definition changes in the defaults of GraphFilterBlock.
 _DEFAULTS = {
@@ -45,6 +46,7 @@ class DNLBlock(GraphFilterBlock):
             Defaults to 'embedded_gaussian'.
         use_scale (bool | str): As in :class:`NLBlock`. Defaults to True.
         temperature (float): τ, in ``embedded_gaussian`` only. Defaults to 0.05.
+        affinity (str): Of 'snl' alone, see :class:`GraphFilterBlock`; 'softmax' there.
         options: ``num_units``, ``act_cfg`` and, for 'snl', ``affinity`` (default
             'softmax') and ``symmetric``, see :class:`GraphFilterBlock`, and those of
             :class:`NonLocalBlock`; 'disentangled' has no norm and no activation.
@@ -55,6 +57,7 @@ class DNLBlock(GraphFilterBlock):
     """
 
     _abbr_ = 'dnl_block'
+    defaults = {**_DEFAULTS['snl'], **_DEFAULTS['disentangled']}
     variants = {
         'disentangled': {},
         'gaussian': dict(mode='gaussian'),
@@ -66,15 +69,14 @@ class DNLBlock(GraphFilterBlock):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        definition: str = 'disentangled',
-        mode: str = 'embedded_gaussian',
-        use_scale: bool | str = True,
-        temperature: float = 0.05,
+        definition: Literal['disentangled', 'snl'] = 'disentangled',
+        mode: Mode = 'embedded_gaussian',
+        use_scale: Scale = True,
+        temperature: Positive = 0.05,
         **options: Any,
     ) -> None:
-        check_choice('DNLBlock', 'definition', definition, _DEFAULTS)
         if definition == 'disentangled':
             refuse(options, 'DNLBlock', definition, 'affinity', 'symmetric')
         elif (mode, use_scale, temperature) != ('embedded_gaussian', True, 0.05):
@@ -84,12 +86,6 @@ class DNLBlock(GraphFilterBlock):
                 "definition='disentangled', definition='snl' has the option affinity"
             )
         super().__init__(in_channels, **{**_DEFAULTS[definition], **options})
-        check_choice('DNLBlock', 'mode', mode, MODES)
-        check_choice('DNLBlock', 'use_scale', use_scale, SCALES)
-        if temperature <= 0:
-            raise ValueError(
-                f'DNLBlock: temperature must be positive, but got {temperature!r}'
-            )
         self.definition = definition
         self.mode = mode
         self.scale = logit_scale(use_scale, self.inner_channels) / temperature

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn as nn
@@ -14,9 +14,10 @@ from ..graph import Affinity, DotAffinity, SoftmaxAffinity, SymmetricAffinity
 from ..graph.filters import reused
 from ..graph.lazy import Map, as_tensor, side_by_side
 from ..graph.products import concat_channels
-from .base import NonLocalBlock, check_choice, matrix
+from ..options import Cfg, Count
+from .base import Init, NonLocalBlock, matrix
 
-AFFINITIES = ('softmax', 'relu_raw', 'sym_norm')
+AffinityType = Literal['softmax', 'relu_raw', 'sym_norm']
 
 
 class GraphFilterBlock(NonLocalBlock):
@@ -38,9 +39,10 @@ class GraphFilterBlock(NonLocalBlock):
 
     Args:
         in_channels (int): Channels C of the input and the output.
-        affinity (str): See above. Defaults to 'sym_norm'.
-        symmetric (bool, optional): See above; None means only for 'sym_norm'.
-            Defaults to None.
+        affinity (str): 'softmax', 'relu_raw' or 'sym_norm', see the table of
+            :class:`GraphFilterBlock`. Defaults to 'sym_norm'.
+        symmetric (bool, optional): Whether that is made symmetric, see there; None
+            means only for 'sym_norm'. Defaults to None.
         num_units (int): Filters in a row on one affinity. Defaults to 1.
         bias (bool): Whether θ, φ and g have a bias. Defaults to False.
         act_cfg (dict, optional): Activation after the norm, before the residual sum.
@@ -56,24 +58,18 @@ class GraphFilterBlock(NonLocalBlock):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        affinity: str = 'sym_norm',
+        affinity: AffinityType = 'sym_norm',
         symmetric: bool | None = None,
-        num_units: int = 1,
+        num_units: Count = 1,
         bias: bool = False,
-        norm_cfg: dict | None = dict(type='BN'),  # noqa: B006
-        act_cfg: dict | None = dict(type='ReLU'),  # noqa: B006
-        init: str = 'kaiming_fan_out',
+        norm_cfg: Cfg | None = dict(type='BN'),  # noqa: B006
+        act_cfg: Cfg | None = dict(type='ReLU'),  # noqa: B006
+        init: Init = 'kaiming_fan_out',
         **options: Any,
     ) -> None:
         super().__init__(in_channels, norm_cfg=norm_cfg, init=init, **options)
-        name = type(self).__name__
-        check_choice(name, 'affinity', affinity, AFFINITIES)
-        if not isinstance(num_units, int) or num_units < 1:
-            raise ValueError(
-                f'{name}: num_units must be an integer from 1 on, but got {num_units!r}'
-            )
         self.affinity_type = affinity
         self.symmetric = affinity == 'sym_norm' if symmetric is None else symmetric
         self.num_units = num_units

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn as nn
@@ -15,11 +15,11 @@ from ..graph.affinity import MatrixAffinity
 from ..graph.lazy import Map, as_tensor, then, transparent
 from ..graph.pooling import max_pool, pooled_grid
 from ..graph.products import transposed
-from .base import NonLocalBlock, check_choice, matrix, tokens
+from ..options import Cfg, Count
+from .base import Init, NonLocalBlock, matrix, tokens
 
-MODES = ('gaussian', 'embedded_gaussian', 'dot_product', 'concatenation')
-ORDERS = ('conv_pool', 'pool_conv')
-SCALES = (False, True, 'inverted')
+Mode = Literal['gaussian', 'embedded_gaussian', 'dot_product', 'concatenation']
+Scale = Literal[False, True, 'inverted']
 
 
 @MODELS.register_module()
@@ -84,23 +84,20 @@ class NLBlock(NonLocalBlock):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        mode: str = 'embedded_gaussian',
-        use_scale: bool | str = True,
+        mode: Mode = 'embedded_gaussian',
+        use_scale: Scale = True,
         sub_sample: bool = False,
-        sub_sample_order: str = 'conv_pool',
+        sub_sample_order: Literal['conv_pool', 'pool_conv'] = 'conv_pool',
         bias: bool = True,
         out_bias: bool | None = None,
         concat_bias: bool = False,
-        act_cfg: dict | None = None,
-        init: str = 'mmcv',
+        act_cfg: Cfg | None = None,
+        init: Init = 'mmcv',
         **options: Any,
     ) -> None:
         super().__init__(in_channels, init=init, **options)
-        check_choice('NLBlock', 'mode', mode, MODES)
-        check_choice('NLBlock', 'use_scale', use_scale, SCALES)
-        check_choice('NLBlock', 'sub_sample_order', sub_sample_order, ORDERS)
         self.mode = mode
         self.sub_sample = sub_sample
         self.pool_first = sub_sample and sub_sample_order == 'pool_conv'

@@ -6,7 +6,7 @@ https://arxiv.org/abs/1806.00681
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn as nn
 from mmengine.registry import MODELS
@@ -15,8 +15,8 @@ from torch import Tensor
 from ..graph import Affinity, laplacian
 from ..graph.lazy import Map
 from ..graph.products import mix
-from .base import check_choice
-from .graph_filter import GraphFilterBlock
+from ..options import Count
+from .graph_filter import AffinityType, GraphFilterBlock
 
 
 @MODELS.register_module()
@@ -25,7 +25,6 @@ class NSBlock(GraphFilterBlock):
 
     Args:
         in_channels (int): Channels C of the input and the output.
-        affinity (str): See :class:`GraphFilterBlock`. Defaults to 'softmax'.
         sign (int): 1 as in the SNL repository, -1 for the diffusion A g - g of the
             paper. Defaults to 1.
         options: ``symmetric``, ``num_units``, ``act_cfg``, see
@@ -44,14 +43,13 @@ class NSBlock(GraphFilterBlock):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        affinity: str = 'softmax',
-        sign: int = 1,
+        affinity: AffinityType = 'softmax',
+        sign: Literal[1, -1] = 1,
         **options: Any,
     ) -> None:
         super().__init__(in_channels, affinity=affinity, **options)
-        check_choice('NSBlock', 'sign', sign, (1, -1))
         self.sign = sign
         self.add_units()
 

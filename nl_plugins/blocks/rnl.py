@@ -7,7 +7,8 @@ https://arxiv.org/abs/2007.09033
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch.nn as nn
 import torch.nn.functional as F
@@ -16,9 +17,8 @@ from torch import Tensor
 
 from ..graph import Affinity, ReLUAffinity, SoftmaxAffinity
 from ..graph.pooling import max_pool, pooled_grid
-from .base import NonLocalBlock, check_choice, matrix, tokens
-
-ACTIVATIONS = ('softmax', 'relu')
+from ..options import Cfg, Count
+from .base import Init, NonLocalBlock, matrix, tokens
 
 
 @MODELS.register_module()
@@ -59,19 +59,18 @@ class RNLBlock(NonLocalBlock):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        kernel_size: int | tuple[int, ...] = 3,
-        activation: str = 'softmax',
+        kernel_size: Count | Sequence[Count] = 3,
+        activation: Literal['softmax', 'relu'] = 'softmax',
         use_norm: bool = False,
         sub_sample: bool = False,
         out_bias: bool = True,
-        norm_cfg: dict | None = dict(type='BN'),  # noqa: B006
-        init: str = 'pytorch',
+        norm_cfg: Cfg | None = dict(type='BN'),  # noqa: B006
+        init: Init = 'pytorch',
         **options: Any,
     ) -> None:
         super().__init__(in_channels, norm_cfg=norm_cfg, init=init, **options)
-        check_choice('RNLBlock', 'activation', activation, ACTIVATIONS)
         self.kernel_size = self._kernel_size(kernel_size)
         self.activation = activation
         self.use_norm = use_norm

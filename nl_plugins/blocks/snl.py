@@ -6,7 +6,7 @@ https://arxiv.org/abs/2108.02451
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn as nn
 from mmengine.registry import MODELS
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..graph import Affinity, chebyshev
 from ..graph.lazy import Map
-from .base import check_choice
+from ..options import Count
 from .graph_filter import GraphFilterBlock
 
 
@@ -45,9 +45,10 @@ class SNLBlock(GraphFilterBlock):
         'unsymmetric': dict(symmetric=False, norm_cfg=None),
     }
 
-    def __init__(self, in_channels: int, *, sign: int = 1, **options: Any) -> None:
+    def __init__(
+        self, in_channels: Count, *, sign: Literal[1, -1] = 1, **options: Any
+    ) -> None:
         super().__init__(in_channels, **options)
-        check_choice('SNLBlock', 'sign', sign, (1, -1))
         self.sign = sign
         self.add_units(num_terms=2)
 

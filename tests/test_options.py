@@ -1,0 +1,160 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+"""Every option of every class refuses what its annotation does not say."""
+
+import inspect
+import math
+import typing
+from collections.abc import Sequence
+from types import UnionType
+from typing import Annotated, Any, Literal, Union
+
+import pytest
+import torch.nn as nn
+
+from nl_plugins.blocks import BLOCKS
+from nl_plugins.options import (
+    Cfg,
+    Count,
+    Range,
+    accepts,
+    annotations,
+    check,
+    checked,
+    describe,
+)
+
+CLASSES = dict(BLOCKS)
+
+
+def wrong(hint: Any) -> list:
+    """Values of a wrong type, choice, length and range, from the annotation."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        values = wrong(args[0])
+        for limit in args[1:]:
+            if isinstance(limit, Range):
+                low = [limit.low] if limit.ends[0] == '(' else [limit.low - 1]
+                high = [limit.high] if limit.ends[1] == ')' else [limit.high + 1]
+                values += [v for v in low + high if math.isfinite(v)]
+            else:
+                values.append({} if args[0] is dict else [])
+        return values
+    if origin is Literal:
+        values = [object(), [], 'no such choice', 17, 0.5]
+        # 1 and 1.0 equal True, and configs that were edited hold 'False'.
+        values += [float(arg) for arg in args if type(arg) is int]
+        values += [int(arg) for arg in args if type(arg) is bool]
+        values += [str(arg) for arg in args if type(arg) is bool]
+        return values
+    if origin in (Union, UnionType):
+        return [v for arg in args for v in wrong(arg) if not accepts(hint, v)]
+    if origin is tuple and args[-1] is not Ellipsis:
+        return ['text', 0.5, [], [object()] * len(args), [1] * (len(args) + 1)]
+    if origin in (tuple, list, Sequence):
+        return ['text', 0.5] + [[value] for value in wrong(args[0])]
+    return {
+        bool: ['False', 'yes', 1, 0, None, []],
+        int: [True, 1.5, '1', math.nan, None, []],
+        float: [True, '0.5', math.nan, math.inf, None, []],
+        str: [1, True, None, []],
+        dict: ['text', 1, []],
+    }.get(hint, [])
+
+
+def cases():
+    for name, cls in CLASSES.items():
+        for base in cls.__mro__:
+            init = vars(base).get('__init__')
+            if base.__module__.startswith('nl_plugins') and init is not None:
+                for option, hint in annotations(init).items():
+                    parameter = inspect.signature(init).parameters[option]
+                    if parameter.kind is not parameter.VAR_KEYWORD:
+                        yield pytest.param(
+                            cls,
+                            base,
+                            option,
+                            hint,
+                            id=f'{name}-{base.__name__}-{option}',
+                        )
+
+
+def required(cls, base, option):
+    """The least that lets the constructor see ``option``."""
+    owner = cls if '__init__' in vars(cls) else base
+    parameters = inspect.signature(owner.__init__).parameters.values()
+    needed = {
+        p.name: 16
+        for p in [*parameters][1:]
+        if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
+    }
+    if option in ('affinity', 'symmetric') and 'definition' in cls.options():
+        needed['definition'] = 'snl'  # the other definition has no such option
+    return needed
+
+
+@pytest.mark.parametrize('cls, base, option, hint', cases())
+def test_wrong_values_get_the_sentence(cls, base, option, hint):
+    for value in wrong(hint):
+        with pytest.raises(ValueError) as error:
+            cls(**{**required(cls, base, option), option: value})
+        message = str(error.value)
+        assert message.startswith(f'{cls.__name__}: {option} must be '), message
+        assert repr(value) in message
+        assert '\n' not in message
+
+
+@pytest.mark.parametrize('cls, base, option, hint', cases())
+def test_defaults_are_accepted(cls, base, option, hint):
+    default = inspect.signature(base.__init__).parameters[option].default
+    if default is not inspect.Parameter.empty:
+        check(cls.__name__, option, default, hint)
+
+
+@pytest.mark.parametrize(
+    'hint, words',
+    [
+        (Count, 'a positive integer'),
+        (Cfg | None, "a dict with the key 'type' or None"),
+        (Annotated[float, Range(0, 1, '[)')], 'a finite number in [0, 1)'),
+        (Annotated[int, Range(2)], 'an integer at least 2'),
+        (tuple[int, int], 'a sequence of 2, each an integer'),
+        (Literal['a', 1] | None, "one of ['a', 1] or None"),
+    ],
+)
+def test_words(hint, words):
+    assert describe(hint) == words
+
+
+def test_near_names():
+    @checked
+    class Blur:
+        def __init__(self, size: Count = 3, pad: Literal['zero', 'edge'] = 'zero'):
+            self.size = size
+
+    assert Blur(size=5).size == 5
+    with pytest.raises(ValueError, match=r"but got 'edges' \(did you mean 'edge'\?\)"):
+        Blur(pad='edges')
+    with pytest.raises(TypeError, match=r"Blur has no option 'sise'.*mean 'size'"):
+        Blur(sise=3)
+
+
+@pytest.mark.parametrize('cls', BLOCKS.values(), ids=BLOCKS)
+def test_signature_and_help_list_every_option(cls):
+    parameters = inspect.signature(cls).parameters
+    assert set(parameters) == {'in_channels', *cls.options()}
+    for name, parameter in parameters.items():
+        assert f'\n    {name} (' in cls.__doc__
+        assert (parameter.default is parameter.empty) == (name == 'in_channels')
+    # What the signature says is what the constructor does.
+    block = cls(16)
+    for name in ('init', 'ndim', 'reduction', 'zeros_init', 'bias', 'act_cfg'):
+        if name in parameters and name in vars(block):
+            assert parameters[name].default == vars(block)[name], name
+
+
+@pytest.mark.parametrize('cls', BLOCKS.values(), ids=BLOCKS)
+def test_repr_is_one_line(cls):
+    for options in cls.variants.values():
+        line = repr(nn.Sequential(cls(16, **options))).splitlines()[1]
+        given = ''.join(f', {name}={value!r}' for name, value in options.items())
+        assert line == f'  (0): {cls.__name__}(16{given})'
