@@ -29,6 +29,7 @@ HERE = (
     ('docs/en/inference.md', 'python tools/deployment/export.py'),
     ('docs/en/model_zoo.md', 'python tools/analysis_tools/get_flops.py'),
     ('docs/en/model_zoo.md', 'python .dev_scripts/benchmark_regression/'),
+    ('docs/en/places.md', 'python tools/analysis_tools/list_places.py'),
     ('docs/en/benchmarks.md', 'python tools/analysis_tools/benchmark.py blocks --bl'),
     ('docs/en/benchmarks.md', 'python tools/analysis_tools/benchmark.py model'),
     ('docs/en/recognition.md', 'python tools/visualization/vis_attention.py'),
@@ -73,6 +74,8 @@ ELSEWHERE = {
     ),
     # The model of every config, by .dev_scripts/metafiles.py --check.
     r'python tools/analysis_tools/get_flops.py': 'test_zoo/test_metafiles.py',
+    # A minute or two for all of them.
+    r'python .dev_scripts/stock_backbones.py': 'test_attach/test_every_backbone.py',
     r'python .dev_scripts/metafiles.py': 'test_zoo/test_metafiles.py',
     r'mim run mmpretrain analyze_logs': 'test_zoo/test_upstream_scripts.py',
     r'mim ': 'test_tools/test_mim.py',

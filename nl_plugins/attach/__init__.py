@@ -3,7 +3,14 @@
 
 from .backbone import NonLocalBackbone
 from .neck import BaseNonLocalNeck
+from .places import list_places
 from .sequence import BlockSequence
 from .train_only import TrainOnlyHook
 
-__all__ = ['BaseNonLocalNeck', 'BlockSequence', 'NonLocalBackbone', 'TrainOnlyHook']
+__all__ = [
+    'BaseNonLocalNeck',
+    'BlockSequence',
+    'NonLocalBackbone',
+    'TrainOnlyHook',
+    'list_places',
+]

@@ -163,13 +163,14 @@ class Places:
         order = calls[0][1].order if calls else math.inf
         parts = name.split('.')
 
-        def nearness(place: Place) -> tuple[int, float]:
+        def nearness(place: Place) -> tuple[int, bool, float]:
             other = place.name.split('.')
             shared = next(
                 (i for i, (a, b) in enumerate(zip(parts, other)) if a != b),
                 min(len(parts), len(other)),
             )
-            return -shared, abs(place.order - order)
+            single = _num_layers(self.modules[place.name]) < 2
+            return -shared, single, abs(place.order - order)
 
         return min(places, key=nearness).name if places else None
 
