@@ -4,12 +4,14 @@
 import io
 import pickle
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from mmengine.fileio import exists, get, join_path
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.registry import DATASETS
+
+from ..options import checked
 
 # What a pickled batch needs besides plain values; numpy 1 and 2 name the module
 # differently, and Python 3 writes byte strings through _codecs.
@@ -31,13 +33,19 @@ class _BatchUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
+@checked
 class _Unverified:
     """The folder format of CIFAR without the checksums of the published files."""
 
     # Names then come from the folder's own meta file.
     METAINFO: dict = {}
 
-    def __init__(self, data_root: str = '', split: str = 'train', **kwargs) -> None:
+    def __init__(
+        self,
+        data_root: str | Path = '',
+        split: Literal['train', 'test'] = 'train',
+        **kwargs,
+    ) -> None:
         if kwargs.pop('download', False):
             raise ValueError(
                 f'{type(self).__name__} reads what lies in data_root and downloads '
