@@ -106,7 +106,18 @@ def cases():
                         )
 
 
-ACCEPTED = [(-1, 16), 16, 20, 50, 0.5, 'text', dict(type='SNLBlock'), [16], None]
+ACCEPTED = [
+    (-1, 16),
+    16,
+    20,
+    50,
+    0.5,
+    'text',
+    dict(type='SNLBlock'),
+    [16],
+    [dict(type='SNLBlock')],
+    None,
+]
 
 
 def required(cls, base, option):
