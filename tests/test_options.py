@@ -5,11 +5,13 @@ import inspect
 import math
 import typing
 from collections.abc import Sequence
+from importlib import import_module
 from types import UnionType
 from typing import Annotated, Any, Literal, Union
 
 import pytest
 import torch.nn as nn
+from mmengine.registry import Registry
 
 from nl_plugins.blocks import BLOCKS
 from nl_plugins.options import (
@@ -21,9 +23,33 @@ from nl_plugins.options import (
     check,
     checked,
     describe,
+    parameters,
 )
 
-CLASSES = dict(BLOCKS)
+
+def registered() -> dict[str, type]:
+    """Every class that the package adds to a registry, by module and name."""
+    for module in (
+        'recognition',
+        'classification',
+        'segmentation',
+        'attach',
+        'analysis',
+    ):
+        import_module(f'nl_plugins.{module}')
+    found = {}
+    for package in ('mmengine', 'mmpretrain', 'mmseg', 'mmaction'):
+        for registry in vars(import_module(f'{package}.registry')).values():
+            if not isinstance(registry, Registry):
+                continue
+            for cls in registry.module_dict.values():
+                module = getattr(cls, '__module__', '')
+                if isinstance(cls, type) and module.startswith('nl_plugins.'):
+                    found[f'{module.removeprefix("nl_plugins.")}.{cls.__name__}'] = cls
+    return found
+
+
+CLASSES = registered()
 
 
 def wrong(hint: Any) -> list:
@@ -63,12 +89,14 @@ def wrong(hint: Any) -> list:
 
 def cases():
     for name, cls in CLASSES.items():
+        left = set(parameters(cls)[0])
         for base in cls.__mro__:
             init = vars(base).get('__init__')
             if base.__module__.startswith('nl_plugins') and init is not None:
                 for option, hint in annotations(init).items():
                     parameter = inspect.signature(init).parameters[option]
-                    if parameter.kind is not parameter.VAR_KEYWORD:
+                    if parameter.kind is not parameter.VAR_KEYWORD and option in left:
+                        left.remove(option)
                         yield pytest.param(
                             cls,
                             base,
@@ -78,16 +106,34 @@ def cases():
                         )
 
 
+ACCEPTED = [
+    (-1, 16),
+    16,
+    20,
+    50,
+    0.5,
+    'text',
+    dict(type='SNLBlock'),
+    [16],
+    [dict(type='SNLBlock')],
+    None,
+]
+
+
 def required(cls, base, option):
     """The least that lets the constructor see ``option``."""
     owner = cls if '__init__' in vars(cls) else base
-    parameters = inspect.signature(owner.__init__).parameters.values()
+    own = inspect.signature(owner.__init__).parameters.values()
+    hints = annotations(owner.__init__)
     needed = {
-        p.name: 16
-        for p in [*parameters][1:]
+        p.name: next(v for v in ACCEPTED if accepts(hints.get(p.name, Any), v))
+        for p in [*own][1:]
         if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)
     }
-    if option in ('affinity', 'symmetric') and 'definition' in cls.options():
+    if (
+        option in ('affinity', 'symmetric')
+        and 'definition' in inspect.signature(cls).parameters
+    ):
         needed['definition'] = 'snl'  # the other definition has no such option
     return needed
 
@@ -140,16 +186,16 @@ def test_near_names():
 
 @pytest.mark.parametrize('cls', BLOCKS.values(), ids=BLOCKS)
 def test_signature_and_help_list_every_option(cls):
-    parameters = inspect.signature(cls).parameters
-    assert set(parameters) == {'in_channels', *cls.options()}
-    for name, parameter in parameters.items():
+    listed = inspect.signature(cls).parameters
+    assert set(listed) == {'in_channels', *cls.options()}
+    for name, parameter in listed.items():
         assert f'\n    {name} (' in cls.__doc__
         assert (parameter.default is parameter.empty) == (name == 'in_channels')
     # What the signature says is what the constructor does.
     block = cls(16)
     for name in ('init', 'ndim', 'reduction', 'zeros_init', 'bias', 'act_cfg'):
-        if name in parameters and name in vars(block):
-            assert parameters[name].default == vars(block)[name], name
+        if name in listed and name in vars(block):
+            assert listed[name].default == vars(block)[name], name
 
 
 @pytest.mark.parametrize('cls', BLOCKS.values(), ids=BLOCKS)
@@ -158,3 +204,17 @@ def test_repr_is_one_line(cls):
         line = repr(nn.Sequential(cls(16, **options))).splitlines()[1]
         given = ''.join(f', {name}={value!r}' for name, value in options.items())
         assert line == f'  (0): {cls.__name__}(16{given})'
+
+
+def test_every_class_of_the_package_is_checked():
+    assert len(CLASSES) > 40
+    unchecked = [
+        name
+        for name, cls in CLASSES.items()
+        for base in cls.__mro__
+        if base.__module__.startswith('nl_plugins.')
+        and '__init__' in vars(base)
+        and annotations(vars(base)['__init__'])
+        and not hasattr(vars(base)['__init__'], '__wrapped__')
+    ]
+    assert unchecked == []

@@ -14,12 +14,14 @@ from mmengine.hooks.hook import Hook  # its package may be half imported
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
+from ..options import Count, Share, checked
 from .picture import draw_attention, draw_spectrum, film_strip, network_frames
 from .record import record_attention
 from .spectrum import filter_response, graph_spectrum
 
 
 @HOOKS.register_module()
+@checked
 class NonLocalVisualizationHook(Hook):
     """Draw where non-local blocks look, during validation and testing.
 
@@ -47,14 +49,12 @@ class NonLocalVisualizationHook(Hook):
     def __init__(
         self,
         enable: bool = False,
-        interval: int = 50,
+        interval: Count = 50,
         layers: Sequence[str] | None = None,
         positions: Sequence[Sequence[float]] = ((0.5, 0.5),),
-        alpha: float = 0.5,
+        alpha: Share = 0.5,
         spectrum: bool = False,
     ) -> None:
-        if not isinstance(interval, int) or interval < 1:
-            raise ValueError(f'interval must be a positive integer, got {interval!r}')
         for position in positions:
             if len(position) not in (2, 3) or not all(0 <= p < 1 for p in position):
                 raise ValueError(

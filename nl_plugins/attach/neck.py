@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from ..options import Cfg, Count, checked
 from .sequence import BlockSequence
 
 
+@checked
 class BaseNonLocalNeck(BaseModule):
     """Blocks on chosen feature levels; shapes and the other levels stay.
 
@@ -35,11 +37,11 @@ class BaseNonLocalNeck(BaseModule):
 
     def __init__(
         self,
-        in_channels: int | Sequence[int],
-        block: dict | Sequence[dict],
+        in_channels: Count | Sequence[Count],
+        block: Cfg | Sequence[Cfg],
         levels: Sequence[int] = (-1,),
-        num_segments: int | None = None,
-        init_cfg: dict | None = None,
+        num_segments: Count | None = None,
+        init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
         widths = [in_channels] if isinstance(in_channels, int) else list(in_channels)

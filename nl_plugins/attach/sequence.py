@@ -13,6 +13,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..blocks import NonLocalBlock
+from ..options import Cfg, Count, checked
 from .layout import apply_block
 
 
@@ -102,6 +103,7 @@ def initialise(block: nn.Module) -> None:
 
 
 @MODELS.register_module()
+@checked
 class BlockSequence(BaseModule):
     """Blocks one after the other: ``z = block_n(... block_1(x))``.
 
@@ -131,11 +133,11 @@ class BlockSequence(BaseModule):
 
     def __init__(
         self,
-        in_channels: int,
+        in_channels: Count,
         *,
-        blocks: Sequence[dict],
-        num_segments: int | None = None,
-        init_cfg: dict | None = None,
+        blocks: Sequence[Cfg],
+        num_segments: Count | None = None,
+        init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
         self.in_channels = in_channels

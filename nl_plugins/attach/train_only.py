@@ -7,6 +7,7 @@ import difflib
 import gc
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from typing import Literal
 
 import torch.nn as nn
 from mmengine.hooks.hook import Hook  # its package may be half imported
@@ -16,11 +17,13 @@ from mmengine.registry import HOOKS
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm, _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from ..options import checked
+
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
-NORM_MODES = ('train', 'freeze_affine', 'freeze')
 
 
 @HOOKS.register_module()
+@checked
 class TrainOnlyHook(Hook):
     """Freeze part of any model by the names of its parameters.
 
@@ -65,14 +68,9 @@ class TrainOnlyHook(Hook):
         train: str | Sequence[str] | None = None,
         freeze: str | Sequence[str] = (),
         freeze_before: str | None = None,
-        norm: str = 'train',
+        norm: Literal['train', 'freeze_affine', 'freeze'] = 'train',
         norm_except: str | Sequence[str] = (),
     ) -> None:
-        if norm not in NORM_MODES:
-            raise ValueError(
-                f'TrainOnlyHook: norm must be one of {list(NORM_MODES)}, but got '
-                f'{norm!r}'
-            )
         self.patterns = None if train is None else _as_list(train)
         self.freeze = _as_list(freeze)
         self.freeze_before = freeze_before

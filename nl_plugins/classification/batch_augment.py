@@ -9,8 +9,11 @@ from mmpretrain.models.utils import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
+from ..options import Natural, Share, checked
+
 
 @MODELS.register_module()
+@checked
 class BatchAugmentDataPreprocessor(ClsDataPreprocessor):
     """Random crop with padding and random flip of a batch, then normalisation.
 
@@ -34,17 +37,8 @@ class BatchAugmentDataPreprocessor(ClsDataPreprocessor):
             as a list or differ in size.
     """
 
-    def __init__(self, padding: int = 4, flip_prob: float = 0.5, **kwargs) -> None:
+    def __init__(self, padding: Natural = 4, flip_prob: Share = 0.5, **kwargs) -> None:
         super().__init__(**kwargs)
-        if padding < 0:
-            raise ValueError(
-                f'BatchAugmentDataPreprocessor: padding must be >= 0, got {padding!r}'
-            )
-        if not 0 <= flip_prob <= 1:
-            raise ValueError(
-                'BatchAugmentDataPreprocessor: flip_prob must be in [0, 1], but got '
-                f'{flip_prob!r}'
-            )
         self.padding = padding
         self.flip_prob = flip_prob
 

@@ -8,8 +8,11 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmpretrain.registry import HOOKS
 
+from ..options import checked
+
 
 @HOOKS.register_module()
+@checked
 class CheckRunHook(Hook):
     """Check class counts and checkpoints of a classification run.
 

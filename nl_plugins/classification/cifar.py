@@ -3,6 +3,7 @@
 
 import io
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from mmengine.fileio import exists, get, join_path
@@ -10,15 +11,22 @@ from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.registry import DATASETS
 
 from ..compat.plain_arrays import PlainUnpickler
+from ..options import checked
 
 
+@checked
 class _Unverified:
     """The folder format of CIFAR without the checksums of the published files."""
 
     # Names then come from the folder's own meta file.
     METAINFO: dict = {}
 
-    def __init__(self, data_root: str = '', split: str = 'train', **kwargs) -> None:
+    def __init__(
+        self,
+        data_root: str | Path = '',
+        split: Literal['train', 'test'] = 'train',
+        **kwargs,
+    ) -> None:
         if kwargs.pop('download', False):
             raise ValueError(
                 f'{type(self).__name__} reads what lies in data_root and downloads '

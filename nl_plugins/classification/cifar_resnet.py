@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import torch.nn.functional as F
 from mmcv.cnn import build_conv_layer, build_norm_layer
@@ -10,7 +11,8 @@ from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from .cifar_stages import CIFARStages
+from ..options import Cfg, Count, checked
+from .cifar_stages import CIFARStages, FrozenStages, OutIndices
 
 
 class _SubsampleAndPad(nn.Module):
@@ -58,6 +60,7 @@ class CIFARBasicBlock(BaseModule):
 
 
 @MODELS.register_module()
+@checked
 class CIFARResNet(CIFARStages):
     """ResNet for 32x32 images: 3 stages of n basic blocks, widths 16, 32, 64.
 
@@ -96,16 +99,16 @@ class CIFARResNet(CIFARStages):
 
     def __init__(
         self,
-        depth: int,
-        shortcut: str = 'A',
-        in_channels: int = 3,
-        base_channels: int = 16,
-        out_indices: Sequence[int] = (2,),
-        frozen_stages: int = -1,
+        depth: Count,
+        shortcut: Literal['A', 'B'] = 'A',
+        in_channels: Count = 3,
+        base_channels: Count = 16,
+        out_indices: OutIndices = (2,),
+        frozen_stages: FrozenStages = -1,
         norm_eval: bool = False,
-        conv_cfg: dict | None = None,
-        norm_cfg: dict | None = None,
-        init_cfg: dict | list | None = (
+        conv_cfg: Cfg | None = None,
+        norm_cfg: Cfg | None = None,
+        init_cfg: dict | Sequence[dict] | None = (
             dict(type='Kaiming', layer='Conv2d', mode='fan_in', distribution='normal'),
             dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1),
         ),
@@ -117,10 +120,6 @@ class CIFARResNet(CIFARStages):
             raise ValueError(
                 'CIFARResNet: depth must be 6n + 2 with n >= 1 (20, 32, 44, 56, 110, '
                 f'1202, ...), but got {depth!r}'
-            )
-        if shortcut not in ('A', 'B'):
-            raise ValueError(
-                f"CIFARResNet: shortcut must be 'A' or 'B', but got {shortcut!r}"
             )
         norm_cfg = norm_cfg or dict(type='BN')
         self.depth = depth

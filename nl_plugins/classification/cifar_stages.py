@@ -1,12 +1,16 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """What the three-stage residual networks for 32x32 images share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 from mmengine.model import Sequential
 from mmpretrain.models.backbones.base_backbone import BaseBackbone
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+OutIndices = Sequence[Literal[0, 1, 2]]
+FrozenStages = Literal[-1, 0, 1, 2, 3]
 
 
 class CIFARStages(BaseBackbone):
@@ -32,16 +36,6 @@ class CIFARStages(BaseBackbone):
 
     def __init__(self, out_indices, frozen_stages, norm_eval, init_cfg) -> None:
         super().__init__(init_cfg)
-        name = type(self).__name__
-        if not set(out_indices) <= {0, 1, 2}:
-            raise ValueError(
-                f'{name}: out_indices must be among 0, 1, 2, but got {out_indices!r}'
-            )
-        if frozen_stages not in (-1, 0, 1, 2, 3):
-            raise ValueError(
-                f'{name}: frozen_stages must be -1, 0, 1, 2 or 3, but got '
-                f'{frozen_stages!r}'
-            )
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval

@@ -1,12 +1,17 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """The linear head with dropout."""
 
+from typing import Annotated
+
 from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
+from ..options import Count, Range, checked
+
 
 @MODELS.register_module()
+@checked
 class LinearDropoutClsHead(LinearClsHead):
     """``fc(dropout(features))``: the classifier of the SNL and CGNL networks.
 
@@ -22,14 +27,13 @@ class LinearDropoutClsHead(LinearClsHead):
     """
 
     def __init__(
-        self, num_classes: int, in_channels: int, dropout_ratio: float = 0.5, **kwargs
+        self,
+        num_classes: Count,
+        in_channels: Count,
+        dropout_ratio: Annotated[float, Range(0, 1, '[)')] = 0.5,
+        **kwargs,
     ) -> None:
         super().__init__(num_classes, in_channels, **kwargs)
-        if not 0 <= dropout_ratio < 1:
-            raise ValueError(
-                'LinearDropoutClsHead: dropout_ratio must be in [0, 1), but got '
-                f'{dropout_ratio!r}'
-            )
         self.dropout = nn.Dropout(dropout_ratio)
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:

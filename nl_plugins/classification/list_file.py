@@ -7,12 +7,14 @@ from mmengine.fileio import join_path, list_from_file
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
+from ..options import Count, checked
 from .cifar import check_labels
 
 _LINE = re.compile(r'(?P<path>.+?)(?:\s*,\s*|\s+)(?P<label>[+-]?\d+)')
 
 
 @DATASETS.register_module()
+@checked
 class ListFileDataset(CustomDataset):
     """Images of a list with a line ``path label`` or ``path,label`` each.
 
@@ -33,7 +35,7 @@ class ListFileDataset(CustomDataset):
         self,
         ann_file: str,
         data_prefix: str | dict = '',
-        num_classes: int | None = None,
+        num_classes: Count | None = None,
         **kwargs,
     ) -> None:
         names = kwargs.get('classes') or (kwargs.get('metainfo') or {}).get('classes')

@@ -7,9 +7,11 @@ from mmpretrain.registry import MODELS
 from torch import Tensor
 
 from ..attach import BaseNonLocalNeck
+from ..options import Cfg, Count, checked
 
 
 @MODELS.register_module()
+@checked
 class NonLocalNeck(BaseNonLocalNeck):
     """Blocks on chosen feature levels, then the average over positions.
 
@@ -30,8 +32,8 @@ class NonLocalNeck(BaseNonLocalNeck):
 
     def __init__(
         self,
-        in_channels: int | Sequence[int],
-        block: dict | Sequence[dict],
+        in_channels: Count | Sequence[Count],
+        block: Cfg | Sequence[Cfg],
         levels: Sequence[int] = (-1,),
         pool: bool = True,
         init_cfg: dict | None = None,

@@ -1,8 +1,8 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """The pre-activation residual network of the SNL experiments on CIFAR."""
 
-from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 import torch.nn.functional as F
 from mmcv.cnn import build_conv_layer, build_norm_layer
@@ -10,7 +10,8 @@ from mmengine.model import BaseModule
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from .cifar_stages import CIFARStages
+from ..options import Cfg, Count, checked
+from .cifar_stages import CIFARStages, FrozenStages, OutIndices
 
 
 class _PreActivationBlock(BaseModule):
@@ -70,6 +71,7 @@ class PreActivationBottleneck(_PreActivationBlock):
 
 
 @MODELS.register_module()
+@checked
 class PreResNet(CIFARStages):
     """Pre-activation ResNet for 32x32 images, as the SNL experiments build it.
 
@@ -123,22 +125,17 @@ class PreResNet(CIFARStages):
 
     def __init__(
         self,
-        depth: int,
-        in_channels: int = 3,
-        base_channels: int = 16,
-        out_indices: Sequence[int] = (2,),
-        frozen_stages: int = -1,
+        depth: Literal[20, 56, 110],
+        in_channels: Count = 3,
+        base_channels: Count = 16,
+        out_indices: OutIndices = (2,),
+        frozen_stages: FrozenStages = -1,
         norm_eval: bool = False,
-        conv_cfg: dict | None = None,
-        norm_cfg: dict | None = None,
+        conv_cfg: Cfg | None = None,
+        norm_cfg: Cfg | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(out_indices, frozen_stages, norm_eval, init_cfg)
-        if depth not in self.architectures:
-            raise ValueError(
-                f'PreResNet: depth must be one of {list(self.architectures)}, but got '
-                f'{depth!r}'
-            )
         norm_cfg = norm_cfg or dict(type='BN')
         self.depth = depth
         block, num_blocks = self.architectures[depth]

@@ -6,8 +6,11 @@ import numpy as np
 from mmaction.datasets.transforms import CenterCrop, Resize, ThreeCrop
 from mmaction.registry import TRANSFORMS
 
+from ..options import checked
+
 
 @TRANSFORMS.register_module()
+@checked
 class PILResize(Resize):
     """``Resize`` by PIL's antialiased bilinear filter.
 

@@ -3,6 +3,7 @@
 
 import logging
 import os.path as osp
+from typing import Literal
 
 from mmaction.datasets import RawframeDataset, VideoDataset
 from mmaction.registry import DATASETS, TRANSFORMS
@@ -10,10 +11,12 @@ from mmcv.transforms import BaseTransform
 from mmengine.fileio import exists
 from mmengine.logging import print_log
 
-_ON_ERROR = ('raise', 'skip')
-_CHECKS = ('list', 'files', 'decode')
+from ..options import Count, Natural, checked
+
+Check = Literal['list', 'files', 'decode']
 
 
+@checked
 class CheckedDataset:
     """A rule for missing, short and broken videos, before a data set of mmaction2.
 
@@ -41,22 +44,12 @@ class CheckedDataset:
     def __init__(
         self,
         *args,
-        on_error: str = 'raise',
-        check: str = 'list',
-        min_frames: int = 1,
-        max_skipped: int = 100,
+        on_error: Literal['raise', 'skip'] = 'raise',
+        check: Check = 'list',
+        min_frames: Count = 1,
+        max_skipped: Natural = 100,
         **kwargs,
     ) -> None:
-        name = type(self).__name__
-        for option, value, choices in (
-            ('on_error', on_error, _ON_ERROR),
-            ('check', check, _CHECKS),
-        ):
-            if value not in choices:
-                raise ValueError(
-                    f'{name}: {option} must be one of {list(choices)}, '
-                    f'but got {value!r}'
-                )
         self.on_error = on_error
         self.check = check
         self.min_frames = min_frames
@@ -168,6 +161,7 @@ class CheckedRawframeDataset(CheckedDataset, RawframeDataset):
 
 
 @DATASETS.register_module()
+@checked
 class CheckedVideoDataset(CheckedDataset, VideoDataset):
     """``VideoDataset`` with the options of :class:`CheckedDataset`.
 
@@ -175,7 +169,7 @@ class CheckedVideoDataset(CheckedDataset, VideoDataset):
     checks each video when it is used instead.
     """
 
-    def __init__(self, *args, check: str = 'list', min_frames: int = 1, **kwargs):
+    def __init__(self, *args, check: Check = 'list', min_frames: Count = 1, **kwargs):
         if min_frames > 1 and check != 'decode':
             raise ValueError(
                 f"{type(self).__name__}: min_frames={min_frames} needs check='decode', "
@@ -216,6 +210,7 @@ def _count_frames(path: str) -> int:
 
 
 @TRANSFORMS.register_module()
+@checked
 class RequireFrames(BaseTransform):
     """Refuse videos with fewer frames than wanted; after ``DecordInit`` or its like.
 
@@ -228,7 +223,7 @@ class RequireFrames(BaseTransform):
         ValueError: If the video is shorter. A checked data set turns it into its rule.
     """
 
-    def __init__(self, min_frames: int) -> None:
+    def __init__(self, min_frames: Count) -> None:
         self.min_frames = min_frames
 
     def transform(self, results: dict) -> dict:

@@ -9,8 +9,11 @@ from mmaction.datasets.transforms import Flip, RawFrameDecode
 from mmaction.registry import TRANSFORMS
 from mmengine.fileio import get
 
+from ..options import Share, checked
+
 
 @TRANSFORMS.register_module()
+@checked
 class FlowFolderDecode(RawFrameDecode):
     """Read flow whose two components lie in folder trees of their own.
 
@@ -31,10 +34,6 @@ class FlowFolderDecode(RawFrameDecode):
 
     def __init__(self, components: tuple[str, str] = ('u', 'v')) -> None:
         super().__init__()
-        if len(components) != 2:
-            raise ValueError(
-                f'components must name two folders, but got {components!r}'
-            )
         self.components = tuple(components)
 
     def _folders(self, frame_dir: str) -> list[str]:
@@ -78,6 +77,7 @@ def _grey(path: str) -> np.ndarray:
 
 
 @TRANSFORMS.register_module()
+@checked
 class FlowFlip(Flip):
     """Horizontal flip of flow frames (H, W, 2) that mirrors the motion as well.
 
@@ -94,7 +94,7 @@ class FlowFlip(Flip):
         ValueError: If a frame does not have two channels.
     """
 
-    def __init__(self, flip_ratio: float = 0.5, invert_u: bool = True) -> None:
+    def __init__(self, flip_ratio: Share = 0.5, invert_u: bool = True) -> None:
         super().__init__(flip_ratio=flip_ratio)
         self.invert_u = invert_u
 

@@ -1,13 +1,14 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """Non-local blocks that look a few frames far."""
 
-from typing import Any
+from typing import Any, Literal
 
 from mmaction.registry import MODELS
 from torch import Tensor
 
 from ..blocks import NLBlock
 from ..graph import Affinity
+from ..options import Count
 
 
 @MODELS.register_module()
@@ -29,14 +30,14 @@ class GroupedNLBlock(NLBlock):
     """
 
     def __init__(
-        self, in_channels: int, *, group_size: int = 4, **options: Any
+        self,
+        in_channels: Count,
+        *,
+        ndim: Literal[3] = 3,
+        group_size: Count = 4,
+        **options: Any,
     ) -> None:
-        super().__init__(in_channels, **{'ndim': 3, **options})
-        if self.ndim != 3 or group_size < 1:
-            raise ValueError(
-                'GroupedNLBlock takes ndim=3 and a positive group_size, but got '
-                f'ndim={self.ndim}, group_size={group_size}'
-            )
+        super().__init__(in_channels, ndim=ndim, **options)
         self.group_size = group_size
 
     def key_grid(self, spatial: tuple[int, ...]) -> tuple[int, ...]:

@@ -9,6 +9,8 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor
 
+from ..options import Cfg, Count, checked
+
 # Name, kind and arguments of each layer, in the order of the forward pass:
 # convolutions (out_channels, kernel, stride), pools (kernel, stride), Inception
 # modules (widths of branch 0; of branch 1, 2: reduction, 3x3x3; of branch 3).
@@ -144,6 +146,7 @@ class Mixed(BaseModule):
 
 
 @MODELS.register_module()
+@checked
 class InceptionI3D(BaseModule):
     """Inception-I3D of `Quo Vadis, Action Recognition?
     <https://arxiv.org/abs/1705.07750>`_, the backbone of inception-I3D-NON-LOCAL.
@@ -170,8 +173,8 @@ class InceptionI3D(BaseModule):
 
     def __init__(
         self,
-        in_channels: int = 3,
-        norm_cfg: dict | None = None,
+        in_channels: Count = 3,
+        norm_cfg: Cfg | None = None,
         norm_eval: bool = False,
         init_cfg: dict | list[dict] | None = None,
     ) -> None:

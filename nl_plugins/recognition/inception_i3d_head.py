@@ -6,8 +6,11 @@ from mmaction.models import I3DHead
 from mmaction.registry import MODELS
 from torch import Tensor
 
+from ..options import Count, checked
+
 
 @MODELS.register_module()
+@checked
 class InceptionI3DHead(I3DHead):
     """Average over sliding windows, classify each, average the logits.
 
@@ -33,9 +36,9 @@ class InceptionI3DHead(I3DHead):
 
     def __init__(
         self,
-        num_classes: int,
-        in_channels: int = 1024,
-        window: tuple[int, int, int] = (2, 7, 7),
+        num_classes: Count,
+        in_channels: Count = 1024,
+        window: tuple[Count, Count, Count] = (2, 7, 7),
         **kwargs,
     ) -> None:
         super().__init__(num_classes, in_channels, spatial_type=None, **kwargs)

@@ -1,13 +1,18 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """Validation loss, which plateau schedules look at."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from mmaction.registry import METRICS
 from mmengine.evaluator import BaseMetric
 
+from ..options import checked
+
 
 @METRICS.register_module()
+@checked
 class CrossEntropyMetric(BaseMetric):
     """Mean cross-entropy ``-log p(label)`` of the videos, reported as ``val/loss``.
 
@@ -27,15 +32,10 @@ class CrossEntropyMetric(BaseMetric):
 
     def __init__(
         self,
-        average_clips: str = 'prob',
-        collect_device: str = 'cpu',
+        average_clips: Literal['score', 'prob'] = 'prob',
+        collect_device: Literal['cpu', 'gpu'] = 'cpu',
         prefix: str | None = None,
     ) -> None:
-        if average_clips not in ('score', 'prob'):
-            raise ValueError(
-                "average_clips must be one of ['score', 'prob'], but got "
-                f'{average_clips!r}'
-            )
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.average_clips = average_clips
 

@@ -12,12 +12,14 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from ..blocks import BLOCKS, NonLocalBlock
+from ..options import checked
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)  # _NormBase: every BN and IN
 _OPTIONS = ('fc_lr5', 'region_kernel_as_bias', 'first_conv_lr5')
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+@checked
 class NonLocalTSMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     """The nine parameter groups that the networks of RNL are trained with.
 
@@ -174,6 +176,7 @@ def _kind(name: str, parameter: nn.Parameter) -> str:
 
 
 @PARAM_SCHEDULERS.register_module()
+@checked
 class InclusiveLinearLR(LinearLR):
     """A linear warm-up that arrives at the base rate where the next schedule starts.
 

@@ -2,13 +2,17 @@
 """3D ResNets with the stems of the non-local papers' code."""
 
 import warnings
+from typing import Literal
 
 import torch.nn as nn
 from mmaction.models import ResNet3d
 from mmaction.registry import MODELS
 
+from ..options import Count, Natural, checked
+
 
 @MODELS.register_module()
+@checked
 class NLResNet3d(ResNet3d):
     """mmaction's ``ResNet3d`` with the stem pooling of video-nonlocal-net.
 
@@ -40,13 +44,13 @@ class NLResNet3d(ResNet3d):
 
     def __init__(
         self,
-        depth: int = 50,
+        depth: Literal[18, 34, 50, 101, 152] = 50,
         *,
-        conv1_kernel: tuple[int, int, int] = (5, 7, 7),
-        conv1_stride_t: int = 2,
-        pool1_kernel: tuple[int, int, int] = (2, 3, 3),
-        pool1_stride_t: int = 2,
-        pool1_padding: tuple[int, int, int] = (0, 0, 0),
+        conv1_kernel: tuple[Count, Count, Count] = (5, 7, 7),
+        conv1_stride_t: Count = 2,
+        pool1_kernel: tuple[Count, Count, Count] = (2, 3, 3),
+        pool1_stride_t: Count = 2,
+        pool1_padding: tuple[Natural, Natural, Natural] = (0, 0, 0),
         **kwargs,
     ) -> None:
         super().__init__(
@@ -67,6 +71,7 @@ class NLResNet3d(ResNet3d):
 
 
 @MODELS.register_module()
+@checked
 class C2DResNet3d(NLResNet3d):
     """C2D ResNet of the non-local paper: no kernel spans two frames, pools do.
 
@@ -86,11 +91,9 @@ class C2DResNet3d(NLResNet3d):
         **kwargs: Other arguments of :class:`NLResNet3d`.
     """
 
-    def __init__(self, depth: int = 50, *, legacy: bool = False, **kwargs) -> None:
-        if depth < 50:
-            raise ValueError(
-                f'C2DResNet3d: depth must be one of [50, 101, 152], but got {depth}'
-            )
+    def __init__(
+        self, depth: Literal[50, 101, 152] = 50, *, legacy: bool = False, **kwargs
+    ) -> None:
         options = dict(conv1_kernel=(1, 7, 7), inflate=0)
         if legacy:
             options.update(pool1_kernel=(3, 3, 3), temporal_strides=(1, 2, 2, 2))

@@ -5,13 +5,18 @@
 and TSM's rules and are used as they are.
 """
 
+from typing import Annotated, Literal
+
 import numpy as np
 from mmaction.datasets.transforms import SampleFrames
 from mmaction.registry import TRANSFORMS
 from mmcv.transforms import BaseTransform
 
+from ..options import Count, Range, checked
+
 
 @TRANSFORMS.register_module()
+@checked
 class SegmentSampleFrames(SampleFrames):
     """One frame from each of T equal segments, the uniform sampling of TSM and RNL.
 
@@ -29,11 +34,7 @@ class SegmentSampleFrames(SampleFrames):
         ValueError: If ``num_clips`` is not a positive integer.
     """
 
-    def __init__(self, num_clips: int, test_mode: bool = False) -> None:
-        if not isinstance(num_clips, int) or num_clips < 1:
-            raise ValueError(
-                f'num_clips must be a positive integer, but got {num_clips!r}'
-            )
+    def __init__(self, num_clips: Count, test_mode: bool = False) -> None:
         super().__init__(clip_len=1, num_clips=num_clips, test_mode=test_mode)
 
     def _sample_clips(self, num_frames: int, ori_clip_len: float) -> np.ndarray:
@@ -44,6 +45,7 @@ class SegmentSampleFrames(SampleFrames):
 
 
 @TRANSFORMS.register_module()
+@checked
 class EvenStartSampleFrames(SampleFrames):
     """Test clips that start at ``int(n / num_clips j)`` and wrap around.
 
@@ -58,7 +60,7 @@ class EvenStartSampleFrames(SampleFrames):
     """
 
     def __init__(
-        self, clip_len: int, frame_interval: int = 1, num_clips: int = 10
+        self, clip_len: Count, frame_interval: Count = 1, num_clips: Count = 10
     ) -> None:
         super().__init__(
             clip_len=clip_len,
@@ -72,6 +74,7 @@ class EvenStartSampleFrames(SampleFrames):
 
 
 @TRANSFORMS.register_module()
+@checked
 class WindowSampleFrames(BaseTransform):
     """Windows of consecutive frames, each looped within itself when it is cut short.
 
@@ -100,21 +103,12 @@ class WindowSampleFrames(BaseTransform):
         ValueError: If an option is outside its choices.
     """
 
-    MODES = ('random', 'spaced', 'consecutive')
-
     def __init__(
-        self, clip_len: int = 64, mode: str = 'random', num_windows: int = 3
+        self,
+        clip_len: Count = 64,
+        mode: Literal['random', 'spaced', 'consecutive'] = 'random',
+        num_windows: Annotated[int, Range(2)] = 3,
     ) -> None:
-        name = type(self).__name__
-        if mode not in self.MODES:
-            raise ValueError(
-                f'{name}: mode must be one of {list(self.MODES)}, but got {mode!r}'
-            )
-        if clip_len < 1 or num_windows < 2:
-            raise ValueError(
-                f'{name}: clip_len must be at least 1 and num_windows at least 2, '
-                f'but got {clip_len!r} and {num_windows!r}'
-            )
         self.clip_len = clip_len
         self.mode = mode
         self.num_windows = num_windows

@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from mmseg.datasets import BaseSegDataset
 from mmseg.registry import DATASETS
 
+from ..options import checked
+
 
 @DATASETS.register_module()
+@checked
 class CamVidDataset(BaseSegDataset):
     """CamVid (Brostow et al. 2009): 367, 101 and 233 road scenes of 480 x 360.
 

@@ -14,8 +14,11 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor
 
+from ..options import Cfg, Count, checked
+
 
 @MODELS.register_module()
+@checked
 class NonLocalHead(FCNHead):
     """``convs.0 -> nl_block -> convs.1 [-> conv_cat] -> conv_seg``.
 
@@ -39,7 +42,7 @@ class NonLocalHead(FCNHead):
         ValueError: If ``block`` names no type or ``num_convs`` is not 2.
     """
 
-    def __init__(self, block: dict | None = None, **kwargs) -> None:
+    def __init__(self, block: Cfg | None = None, **kwargs) -> None:
         name = type(self).__name__
         _check_options(type(self), kwargs)
         super().__init__(**kwargs)
@@ -48,10 +51,10 @@ class NonLocalHead(FCNHead):
                 f'{name}: num_convs must be 2, because the block sits between the two '
                 f'convolutions, but got {self.num_convs}'
             )
-        if not isinstance(block, dict) or 'type' not in block:
+        if block is None:
             raise ValueError(
                 f"{name}: block must be a config such as dict(type='SNLBlock'), but "
-                f'got {block!r}'
+                'got None'
             )
         layers = dict(conv_cfg=self.conv_cfg, norm_cfg=self.norm_cfg)
         layers = {key: value for key, value in layers.items() if value is not None}
@@ -75,6 +78,7 @@ class NonLocalHead(FCNHead):
 
 
 @MODELS.register_module()
+@checked
 class SNLHead(NonLocalHead):
     """NonLocalHead with SNLBlock as in the original segmentation code.
 
@@ -95,7 +99,7 @@ class SNLHead(NonLocalHead):
 
     def __init__(
         self,
-        reduction: int = 2,
+        reduction: Count = 2,
         block: dict | None = None,
         use_scale: bool | None = None,
         mode: str | None = None,
@@ -115,6 +119,7 @@ class SNLHead(NonLocalHead):
 
 
 @MODELS.register_module()
+@checked
 class CGNLHead(NonLocalHead):
     """NonLocalHead with CGNLBlock (Compact Generalized Non-local Network, Yue et al.
     2018, https://arxiv.org/abs/1810.13125).
@@ -129,7 +134,11 @@ class CGNLHead(NonLocalHead):
     """
 
     def __init__(
-        self, reduction: int = 2, groups: int = 8, block: dict | None = None, **kwargs
+        self,
+        reduction: Count = 2,
+        groups: Count = 8,
+        block: dict | None = None,
+        **kwargs,
     ) -> None:
         options = dict(
             type='CGNLBlock',
@@ -141,6 +150,7 @@ class CGNLHead(NonLocalHead):
 
 
 @MODELS.register_module()
+@checked
 class RNLHead(NonLocalHead):
     """NonLocalHead with RNLBlock (Region-based Non-local Operation for Video
     Classification, Huang and Bors 2020, https://arxiv.org/abs/2007.09033).
@@ -154,8 +164,8 @@ class RNLHead(NonLocalHead):
 
     def __init__(
         self,
-        reduction: int = 2,
-        kernel_size: int | tuple[int, int] = 3,
+        reduction: Count = 2,
+        kernel_size: Count | tuple[Count, Count] = 3,
         block: dict | None = None,
         **kwargs,
     ) -> None:

@@ -19,10 +19,13 @@ from mmseg.registry import HOOKS
 from PIL import Image
 from torch import Tensor, nn
 
+from ..options import checked
+
 DATA_BATCH = dict | tuple | list | None
 
 
 @HOOKS.register_module()
+@checked
 class SegDataCheckHook(Hook):
     """Stop with one clear sentence instead of training or scoring on wrong input.
 

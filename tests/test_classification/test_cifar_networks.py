@@ -139,13 +139,19 @@ def test_norm_eval():
     [
         (lambda: CIFARResNet(21), r'depth must be 6n \+ 2 .* got 21'),
         (lambda: CIFARResNet(2), r'6n \+ 2'),
-        (lambda: CIFARResNet(20, shortcut='C'), "shortcut must be 'A' or 'B'"),
-        (lambda: CIFARResNet(20, out_indices=(3,)), 'out_indices must be among'),
+        (
+            lambda: CIFARResNet(20, shortcut='C'),
+            r"shortcut must be one of \['A', 'B'\]",
+        ),
+        (
+            lambda: CIFARResNet(20, out_indices=(3,)),
+            'out_indices must be a sequence, each item one of',
+        ),
         (lambda: CIFARResNet(20, frozen_stages=4), 'frozen_stages must be'),
         (lambda: PreResNet(83), r'one of \[20, 56, 110\], but got 83'),
         (
             lambda: LinearDropoutClsHead(10, 64, 1.0),
-            r'dropout_ratio must be in \[0, 1\)',
+            r'dropout_ratio must be .* in \[0, 1\)',
         ),
     ],
 )

@@ -397,5 +397,5 @@ def test_grouped_block_sees_its_own_frames_only():
     assert block.key_grid((6, 4, 5)) == (2, 2, 2)
     with pytest.raises(ValueError, match='group_size=2 does not divide the 5 frames'):
         block(x[:, :, :5])
-    with pytest.raises(ValueError, match='ndim=3 and a positive group_size'):
+    with pytest.raises(ValueError, match='group_size must be a positive integer'):
         GroupedNLBlock(8, group_size=0)

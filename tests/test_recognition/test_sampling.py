@@ -157,7 +157,10 @@ def test_one_frame_is_a_window():
     ('cfg', 'message'),
     [
         (dict(type='WindowSampleFrames', mode='all'), "mode must be one of .* 'all'"),
-        (dict(type='WindowSampleFrames', clip_len=0), 'clip_len must be at least 1'),
+        (
+            dict(type='WindowSampleFrames', clip_len=0),
+            'clip_len must be a positive integer',
+        ),
         (dict(type='SegmentSampleFrames', num_clips=0), 'positive integer, but got 0'),
     ],
 )

@@ -291,9 +291,12 @@ def test_options_of_old_configs_are_accepted_with_a_warning(monkeypatch):
         (dict(type='SNLHead', num_convs=1), 'num_convs must be 2'),
         (
             dict(type='NonLocalHead', block=dict(reduction=2)),
-            "dict\\(type='SNLBlock'\\)",
+            "block must be a dict with the key 'type'",
         ),
-        (dict(type='NonLocalHead', block='SNLBlock'), 'block must be a config'),
+        (
+            dict(type='NonLocalHead', block='SNLBlock'),
+            "block must be a dict .* got 'SNLBlock'",
+        ),
         (dict(type='CGNLHead', groups=3), 'groups must divide'),
     ],
 )
