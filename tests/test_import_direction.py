@@ -15,19 +15,20 @@ PACKAGE = ROOT / 'nl_plugins'
 ALLOWED = {
     'version': set(),
     'compat': set(),
+    'options': set(),
     'codebases': {'compat'},
     'registry': {'codebases', 'compat'},
     'doctor': {'codebases', 'compat', 'version'},
     'graph': set(),
-    'blocks': {'graph'},
-    'attach': {'graph', 'blocks'},
-    'accelerate': {'compat', 'graph'},
-    'analysis': {'graph', 'blocks', 'attach'},
-    'engine': {'compat'},
-    'classification': {'graph', 'blocks', 'attach', 'compat', 'registry'},
-    'segmentation': {'graph', 'blocks', 'attach', 'registry'},
-    'recognition': {'graph', 'blocks', 'attach', 'registry'},
-    'detection': {'graph', 'blocks', 'attach', 'registry'},
+    'blocks': {'options', 'graph'},
+    'attach': {'options', 'graph', 'blocks'},
+    'accelerate': {'options', 'compat', 'graph'},
+    'analysis': {'options', 'graph', 'blocks', 'attach'},
+    'engine': {'options', 'compat'},
+    'classification': {'options', 'graph', 'blocks', 'attach', 'compat', 'registry'},
+    'segmentation': {'options', 'graph', 'blocks', 'attach', 'registry'},
+    'recognition': {'options', 'graph', 'blocks', 'attach', 'registry'},
+    'detection': {'options', 'graph', 'blocks', 'attach', 'registry'},
 }
 CODEBASES = {
     'classification': 'mmpretrain',
@@ -111,3 +112,57 @@ def test_the_light_parts_do_not_import_mmcv(part):
         if part_of(path) == part:
             roots = {name.split('.')[0] for name in at_module_level(path)}
             assert 'mmcv' not in roots, path
+
+
+def test_the_graph_core_imports_in_no_circle():
+    files = {
+        '.'.join(path.relative_to(ROOT).with_suffix('').parts): path
+        for path in (PACKAGE / 'graph').rglob('*.py')
+    }
+    seen = {
+        name: {
+            other
+            for other in files
+            for found in imported(path)  # inside functions, too
+            if other != name and (found == other or found.startswith(f'{other}.'))
+        }
+        for name, path in files.items()
+    }
+    while seen:
+        free = [name for name, others in seen.items() if not others & set(seen)]
+        assert free, f'a circle among {sorted(seen)}'
+        for name in free:
+            del seen[name]
+
+
+def test_only_the_planner_decides():
+    """Strategies declare, nobody else asks what they cost or refuse."""
+    for path in FILES:
+        if part_of(path) not in ('graph', 'blocks', 'accelerate'):
+            continue
+        asked = {
+            node.func.attr
+            for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
+            if isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr in ('refuses', 'cost', 'seconds')
+            and not (
+                isinstance(node.func.value, ast.Call)
+                and getattr(node.func.value.func, 'id', '') == 'super'
+            )
+        }
+        assert not asked or path.name == 'plan.py', f'{path.name} asks for {asked}'
+
+
+def test_blocks_ask_for_no_sizes_devices_or_gradients_to_choose():
+    """Their files name none of what a choice of the computation would need."""
+    words = ('force', 'forced', 'choose', 'plan', 'numel', 'is_cuda')
+    for path in FILES:
+        if part_of(path) == 'blocks' and path.name not in (
+            'base.py',
+            'graph_filter.py',
+        ):
+            tree = ast.parse(path.read_text(encoding='utf-8'))
+            names = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+            names |= {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+            assert not names & {*words, 'is_grad_enabled', 'device'}, path.name

@@ -13,7 +13,6 @@ onnxruntime = pytest.importorskip('onnxruntime')
 from nl_plugins.blocks import BLOCKS  # noqa: E402
 
 
-@pytest.mark.xfail(reason='graph transposes by mT, which opset 17 lacks', strict=True)
 @pytest.mark.parametrize(
     'side', [8, 56]
 )  # where the matrix pays, and where it does not
