@@ -17,7 +17,7 @@ from .codebases import CODEBASES, install_command
 from .version import __version__
 
 # Register into mmengine's root registries; need no codebase.
-_SHARED = ('blocks', 'attach', 'analysis')
+_SHARED = ('blocks', 'attach', 'analysis', 'engine')
 # Attributes of the package that are no classes.
 _FUNCTIONS = ('explain',)
 # Register into their codebase's registries.

@@ -23,6 +23,7 @@ ALLOWED = {
     'attach': {'graph', 'blocks'},
     'accelerate': {'compat', 'graph'},
     'analysis': {'graph', 'blocks', 'attach'},
+    'engine': {'compat'},
     'classification': {'graph', 'blocks', 'attach', 'compat', 'registry'},
     'segmentation': {'graph', 'blocks', 'attach', 'registry'},
     'recognition': {'graph', 'blocks', 'attach', 'registry'},

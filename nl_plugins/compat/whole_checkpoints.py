@@ -22,6 +22,8 @@ from .repair import Repair, replace
 
 # Hidden, and no name that anybody else gives.
 _UNFINISHED = '.{}.unfinished'
+# What a run leaves that was told to end.
+INTERRUPTED = 'interrupted.pth'
 # Where the message hub of a run keeps what its newest checkpoint replaces.
 _SUPERSEDED = 'superseded_ckpts'
 
@@ -197,12 +199,21 @@ def _alike(named: str, folder: Path) -> list[Path]:
     No ``best_*``, which hold no optimizer, and no weights from elsewhere.
     """
     kind = re.sub(r'\d+', r'\\d+', re.escape(Path(named).name))
+    kinds = '|'.join(filter(None, (kind, r'(epoch|iter)_\d+\.pth', INTERRUPTED)))
     files = [
         path
         for path in folder.iterdir()
-        if re.fullmatch(kind or r'(epoch|iter)_\d+\.pth', path.name) and path.is_file()
+        if re.fullmatch(kinds, path.name) and path.is_file()
     ]
     return sorted(files, key=lambda path: (path.stat().st_mtime_ns, _number(path)))
+
+
+def _follows(path: Path, named: Path) -> bool:
+    """Whether ``path`` was written after ``named``; copying a folder mixes times."""
+    later = path.stat().st_mtime_ns - named.stat().st_mtime_ns
+    if INTERRUPTED in (path.name, named.name):
+        return later > 0
+    return later >= 0 and _number(path) > _number(named)
 
 
 def find_whole_checkpoint(folder: str | os.PathLike) -> tuple[str | None, str | None]:
@@ -228,13 +239,8 @@ def find_whole_checkpoint(folder: str | os.PathLike) -> tuple[str | None, str | 
         fault = damage_of(named)
         fault = fault and f'{named} {fault}'
         if fault is None:
-            fault, when = f'{last} names {named}', Path(named).stat().st_mtime_ns
-            files = [
-                path
-                for path in files
-                if path.stat().st_mtime_ns >= when
-                and _number(path) > _number(Path(named))
-            ]
+            fault = f'{last} names {named}'
+            files = [path for path in files if _follows(path, Path(named))]
             if not files:
                 return named, None
     else:
