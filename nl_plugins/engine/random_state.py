@@ -5,7 +5,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,7 @@ class RandomStateHook(Hook):
         self._signal: int | None = None
         self._handlers: dict = {}
         self._describes: list | None = None
+        self._set_epoch: Callable | None = None
         # Shared with the workers: whether a signal was seen and they are still needed.
         self._needed = multiprocessing.RawValue('b', 0)
 
@@ -256,7 +258,8 @@ class RandomStateHook(Hook):
             sampler.indices = sampler._indices_of_rank()
         if place.passes and hasattr(sampler, 'set_epoch'):
             inner._epoch = place.passes
-            sampler.set_epoch(place.passes)
+            # Behind mmengine's hook, which takes the whole run for one epoch.
+            self._set_epoch = partial(sampler.set_epoch, place.passes)
         follow(loader, place, goes_on, self._needed, quiet=True)
         inner._iterator = iter(loader)
         if goes_on:
@@ -264,9 +267,11 @@ class RandomStateHook(Hook):
 
     def before_train_epoch(self, runner) -> None:
         """Go on with the generators of the checkpoint, unless the loader does."""
+        if self._set_epoch is not None:
+            self._set_epoch()
         if self._main:
             set_states(self._main)
-        self._main = None
+        self._main = self._set_epoch = None
 
     # --- the end --------------------------------------------------------------------
     def _catch_signals(self, runner) -> None:

@@ -9,7 +9,6 @@ import json
 import os
 import random
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -29,11 +28,11 @@ class Noise(torch.utils.data.Dataset):
     metainfo: dict = {}
 
     def __len__(self) -> int:
-        return 10
+        return 12
 
     def __getitem__(self, index: int) -> dict:
         noise = [random.random(), np.random.rand(), torch.rand(()).item()]
-        return dict(x=torch.tensor([index / 10, *noise]))
+        return dict(x=torch.tensor([index / 12, *noise]))
 
 
 class Model(BaseModel):
@@ -63,16 +62,16 @@ class Signal(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, number: int, after: int, in_val: bool, group: bool) -> None:
-        self.number, self.after, self.in_val = number, after, in_val
-        self.group = group
+    def __init__(
+        self, number: int, after: int, in_val: bool = False, to: str = 'process'
+    ) -> None:
+        self.number, self.after, self.in_val, self.to = number, after, in_val, to
 
     def _send(self) -> None:
-        if self.group:
+        if self.to == 'group':
             os.killpg(os.getpgid(0), self.number)
-        else:
+        elif self.to == 'process' or os.environ['RANK'] == self.to:
             os.kill(os.getpid(), self.number)
-        time.sleep(0.2)
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         if not self.in_val and runner.iter + 1 == self.after:
@@ -100,7 +99,7 @@ def make(
     signalled: dict | None = None,
     **options,
 ) -> Runner:
-    """A runner; 3 epochs of 5 batches, or 15 iterations."""
+    """A runner; 3 epochs of 6 batches, or 15 iterations."""
 
     def loader(shuffle: bool) -> dict:
         kind = sampler if shuffle else 'DefaultSampler'
@@ -118,6 +117,7 @@ def make(
         return result | dict(sampler=dict(type=kind, shuffle=shuffle))
 
     make.count += 1
+    torch.manual_seed(0)
     save_by_epoch = by_epoch if save_by_epoch is None else save_by_epoch
     train_cfg = (
         dict(by_epoch=True, max_epochs=3, val_interval=1)
