@@ -303,13 +303,17 @@ class RandomStateHook(Hook):
 
     def _told_to_end(self) -> bool:
         """Whether a process was told to end: all agree."""
-        if self._group is not None:
-            number = torch.tensor(self._signal or 0)
-            torch.distributed.all_reduce(
-                number, torch.distributed.ReduceOp.MAX, group=self._group
-            )
-            self._signal = number.item() or None
-        return self._signal is not None
+        if self._group is None:
+            return self._signal is not None
+        number = torch.tensor(self._signal or 0)
+        torch.distributed.all_reduce(
+            number, torch.distributed.ReduceOp.MAX, group=self._group
+        )
+        # A signal that came meanwhile is not agreed upon: it stays for the next time.
+        agreed = number.item()
+        if agreed:
+            self._signal = agreed
+        return bool(agreed)
 
     def _end(self, runner, iteration: int) -> None:
         self._gather()

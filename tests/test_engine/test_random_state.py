@@ -17,6 +17,8 @@ import torch
 
 pytest.importorskip('mmengine')
 
+from nl_plugins.engine import RandomStateHook  # noqa: E402
+
 from . import runs  # noqa: E402
 from .runs import make  # noqa: E402
 
@@ -188,6 +190,19 @@ def test_two_processes(tmp_path):
     )
     assert len(found['random_states']) == 2
     assert differing(expected, found) == []
+
+
+def test_a_signal_while_the_processes_agree_is_not_lost(monkeypatch):
+    """It comes too late for this iteration in every process, not for the next one."""
+    hook = RandomStateHook()
+    hook._group, late = object(), [signal.SIGTERM, None]
+
+    def all_reduce(number, op, group):
+        hook._signal = late.pop(0) or hook._signal
+
+    monkeypatch.setattr(torch.distributed, 'all_reduce', all_reduce)
+    assert not hook._told_to_end()
+    assert hook._told_to_end()
 
 
 def test_other_runs_are_told_so(tmp_path, caplog):
