@@ -266,6 +266,29 @@ def test_other_folders_and_interval_of_iterations(tmp_path):
     assert resumed.iter == 4
 
 
+@pytest.mark.parametrize(
+    'order, found',
+    [
+        (['epoch_1.pth', 'interrupted.pth'], 'interrupted.pth'),
+        (['interrupted.pth', 'epoch_1.pth'], 'epoch_1.pth'),
+        (['epoch_1.pth', 'epoch_2.pth'], 'epoch_2.pth'),
+        # A folder that was copied: the times say nothing.
+        (['epoch_2.pth', 'epoch_1.pth'], 'epoch_2.pth'),
+        (['epoch_1.pth', 'best_acc_epoch_2.pth'], 'epoch_1.pth'),
+        (['epoch_1.pth', 'resnet_50.pth'], 'epoch_1.pth'),
+    ],
+)
+def test_a_later_checkpoint_than_the_last_one_named(tmp_path, order, found):
+    """Written whole just before a kill, which came before ``last_checkpoint``."""
+    for second, name in enumerate(order):
+        torch.save({}, tmp_path / name)
+        os.utime(tmp_path / name, (1000 + second, 1000 + second))
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / order[0]))
+    path, sentence = whole_checkpoints.find_whole_checkpoint(tmp_path)
+    assert path == str(tmp_path / found)
+    assert (sentence is None) == (found == order[0])
+
+
 def test_a_legacy_checkpoint_is_taken_as_whole(tmp_path):
     path = tmp_path / 'epoch_1.pth'
     torch.save({}, path, _use_new_zipfile_serialization=False)

@@ -1,2 +1,3 @@
 custom_imports = dict(imports=['nl_plugins'], allow_failed_imports=False)
-custom_hooks = [dict(type='SegDataCheckHook')]
+# A list, as mmseg's schedules are another base with default_hooks.
+custom_hooks = [dict(type='SegDataCheckHook'), dict(type='RandomStateHook')]
