@@ -152,7 +152,7 @@ def launch(folder: Path, options: dict, *launcher: str) -> subprocess.CompletedP
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        timeout=120,
+        timeout=300,
         env=dict(os.environ, OMP_NUM_THREADS='1'),
     )
 
