@@ -7,7 +7,7 @@ export PYTHONPATH="$TOOLS/..${PYTHONPATH:+:$PYTHONPATH}"
 
 # run_distributed PROCESSES SCRIPT ARGUMENTS: on this machine of NNODES.
 run_distributed() {
-    exec "${PYTHON:-python}" -m torch.distributed.run \
+    exec "${PYTHON:-python}" "$TOOLS/distributed_run.py" \
         --nnodes "${NNODES:-1}" \
         --node_rank "${NODE_RANK:-0}" \
         --master_addr "${MASTER_ADDR:-127.0.0.1}" \

@@ -49,6 +49,16 @@ class _Advanced:
         return batch
 
 
+def _accumulates(runner) -> bool:
+    """Whether gradients wait for further iterations before they are applied."""
+    wrapper = runner.optim_wrapper
+    wrappers = getattr(wrapper, 'optim_wrappers', dict(only=wrapper)).values()
+    return any(
+        getattr(each, '_inner_count', 0) % getattr(each, '_accumulative_counts', 1)
+        for each in wrappers
+    )
+
+
 @HOOKS.register_module()
 class RandomStateHook(Hook):
     """Makes a run that is resumed equal to one that was not interrupted.
@@ -104,11 +114,7 @@ class RandomStateHook(Hook):
             # Saved by somebody else than CheckpointHook, in this process alone.
             return
         checkpoint[KEY] = self._gathered
-        wrappers = getattr(runner.optim_wrapper, 'optim_wrappers', None)
-        wrappers = wrappers.values() if wrappers else [runner.optim_wrapper]
-        if get_world_size() == 1 and any(
-            getattr(wrapper, '_accumulative_counts', 1) > 1 for wrapper in wrappers
-        ):
+        if get_world_size() == 1 and _accumulates(runner):
             checkpoint[GRADIENTS] = {
                 name: parameter.grad.cpu()
                 for name, parameter in runner.model.named_parameters()
@@ -123,7 +129,7 @@ class RandomStateHook(Hook):
         """Gather where a checkpoint is about to be saved; end where asked to."""
         from mmengine.hooks import CheckpointHook
 
-        if self._told_to_end():
+        if self._can_end(runner):
             self._end(runner, iteration=runner.iter + 1)
         if get_world_size() > 1 and any(
             isinstance(hook, CheckpointHook)
@@ -161,7 +167,7 @@ class RandomStateHook(Hook):
         """Go on with the generators of the training."""
         if self._in_val:
             set_states(self._in_val)
-            if self._told_to_end():
+            if self._can_end(runner):
                 self._end(runner, iteration=runner.iter)
             self._in_val = None
 
@@ -303,13 +309,23 @@ class RandomStateHook(Hook):
 
     def _told_to_end(self) -> bool:
         """Whether a process was told to end: all agree."""
-        if self._group is not None:
-            number = torch.tensor(self._signal or 0)
-            torch.distributed.all_reduce(
-                number, torch.distributed.ReduceOp.MAX, group=self._group
-            )
-            self._signal = number.item() or None
-        return self._signal is not None
+        if self._group is None:
+            return self._signal is not None
+        number = torch.tensor(self._signal or 0)
+        torch.distributed.all_reduce(
+            number, torch.distributed.ReduceOp.MAX, group=self._group
+        )
+        # A signal that came meanwhile is not agreed upon: it stays for the next time.
+        agreed = number.item()
+        if agreed:
+            self._signal = agreed
+        return bool(agreed)
+
+    def _can_end(self, runner) -> bool:
+        """Whether to end here: several processes apply their gradients first."""
+        if not self._told_to_end():
+            return False
+        return get_world_size() == 1 or not _accumulates(runner)
 
     def _end(self, runner, iteration: int) -> None:
         self._gather()

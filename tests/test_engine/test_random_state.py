@@ -17,6 +17,8 @@ import torch
 
 pytest.importorskip('mmengine')
 
+from nl_plugins.engine import RandomStateHook  # noqa: E402
+
 from . import runs  # noqa: E402
 from .runs import make  # noqa: E402
 
@@ -170,15 +172,18 @@ def test_a_signal_for_the_whole_group_ends_no_worker(tmp_path):
 
 
 def test_two_processes(tmp_path):
-    """One of them is told to end: both save and end, and go on as if they had not."""
+    """One of them is told to end: both save and end, and go on as if they had not.
+
+    They end with the sum of gradients that they were at.
+    """
     torchrun = '-m torch.distributed.run --standalone --nproc-per-node 2'.split()
-    options = dict(launcher='pytorch', by_epoch=True)
+    options = dict(launcher='pytorch', by_epoch=True, accumulate=3)
     told = dict(number=int(signal.SIGTERM), after=4, to='1')
     whole = launch(tmp_path / 'whole', options, *torchrun)
     assert whole.returncode == 0, whole.stdout[-4000:]
     run = launch(tmp_path / 'run', options | dict(signalled=told), *torchrun)
-    assert 'SIGTERM ended the run after iteration 4' in run.stdout, run.stdout[-4000:]
-    assert torch.load(tmp_path / 'run' / 'interrupted.pth')['meta']['iter'] == 4
+    assert 'SIGTERM ended the run after iteration 6' in run.stdout, run.stdout[-4000:]
+    assert torch.load(tmp_path / 'run' / 'interrupted.pth')['meta']['iter'] == 6
     run = launch(tmp_path / 'run', options | dict(resume=True), *torchrun)
     assert run.returncode == 0, run.stdout[-4000:]
     names = ('state_dict', 'ema_state_dict', 'optimizer', 'random_states')
@@ -188,6 +193,19 @@ def test_two_processes(tmp_path):
     )
     assert len(found['random_states']) == 2
     assert differing(expected, found) == []
+
+
+def test_a_signal_while_the_processes_agree_is_not_lost(monkeypatch):
+    """It comes too late for this iteration in every process, not for the next one."""
+    hook = RandomStateHook()
+    hook._group, late = object(), [signal.SIGTERM, None]
+
+    def all_reduce(number, op, group):
+        hook._signal = late.pop(0) or hook._signal
+
+    monkeypatch.setattr(torch.distributed, 'all_reduce', all_reduce)
+    assert not hook._told_to_end()
+    assert hook._told_to_end()
 
 
 def test_other_runs_are_told_so(tmp_path, caplog):
