@@ -18,6 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+# What other contents than a list of samples raise while they are read.
+_MALFORMED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
 
 def _load_storage(content: bytes):
     return torch.load(io.BytesIO(content), weights_only=True)
@@ -58,7 +61,7 @@ def read_dump(path: Path) -> tuple[np.ndarray, np.ndarray]:
         scores = [sample['pred_score'].double().numpy() for sample in samples]
         labels = [sample['gt_label'].item() for sample in samples]
         return np.stack(scores), np.array(labels)
-    except (pickle.UnpicklingError, EOFError, KeyError, TypeError, ValueError) as error:
+    except (pickle.UnpicklingError, EOFError, *_MALFORMED) as error:
         raise ValueError(
             f'{path} is not a dump of single-label recognition ({error}); write one '
             f'with tools/test.py CONFIG CHECKPOINT --dump {path.stem}.pkl'
@@ -82,6 +85,8 @@ def fuse(scores: Sequence[np.ndarray], coefficients: Sequence[float]) -> np.ndar
             f'{len(scores)} dumps need as many coefficients, but got '
             f'{len(coefficients)}'
         )
+    if not np.isfinite(coefficients).all():
+        raise ValueError(f'coefficients must be finite numbers, but got {coefficients}')
     if len({score.shape for score in scores}) > 1:
         shapes = ', '.join(str(score.shape) for score in scores)
         raise ValueError(f'videos and classes of the dumps differ: {shapes}')
