@@ -2,16 +2,27 @@
 """CIFAR folders other than the published ones: subsets, re-encoded and mini sets."""
 
 import io
+<<<<<<< HEAD
 from pathlib import Path
 from typing import Literal
+=======
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+>>>>>>> h/data
 
 import numpy as np
 from mmengine.fileio import exists, get, join_path
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.registry import DATASETS
 
+<<<<<<< HEAD
 from ..compat.plain_arrays import PlainUnpickler
 from ..options import checked
+=======
+from ..options import Filled, accepts, checked
+>>>>>>> h/data
 
 
 @checked
@@ -43,7 +54,18 @@ class _Unverified:
         """
         if self.CLASSES is None:
             meta = self._read(self.meta['filename'], self.meta['key'])
-            self._metainfo['classes'] = tuple(meta[self.meta['key']])
+            names = meta[self.meta['key']]
+            where = f'{self._path(self.meta["filename"])}: {self.meta["key"]}'
+            if not accepts(Annotated[Sequence[str], Filled()], names):
+                raise ValueError(
+                    f'{where} must be a list of class names, but got {names!r}'
+                )
+            if len(set(names)) < len(names):
+                twice = next(name for name in names if names.count(name) > 1)
+                raise ValueError(
+                    f'{where} holds the class name {twice!r} more than once'
+                )
+            self._metainfo['classes'] = tuple(names)
         data_list = []
         files = self.train_list if self.split == 'train' else self.test_list
         for name, _ in files:
@@ -119,6 +141,12 @@ class CIFAR100Subset(_Unverified, CIFAR100):
 
 def check_labels(labels, classes, source: str | Path) -> None:
     """Raise ValueError, naming ``source``, unless every label is a class index."""
+    odd = [label for label in labels if not accepts(int, label)]
+    if odd:
+        raise ValueError(
+            f'{source} has {len(odd)} labels that are not integers, the first is '
+            f'{odd[0]!r}'
+        )
     bad = [label for label in labels if not 0 <= int(label) < len(classes)]
     if bad:
         raise ValueError(

@@ -3,7 +3,7 @@
 
 import re
 
-from mmengine.fileio import join_path, list_from_file
+from mmengine.fileio import get_text, join_path
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
@@ -27,6 +27,8 @@ class ListFileDataset(CustomDataset):
             Defaults to ``''``.
         num_classes (int, optional): Number of classes where no names are given; they
             are then called '0', '1', ... Defaults to None.
+        allow_outside (bool): Take absolute paths, paths with ``..`` and URLs.
+            Defaults to False.
         **kwargs: Arguments of mmpretrain's ``CustomDataset``, among them ``data_root``,
             ``classes`` and ``pipeline``.
     """
@@ -36,6 +38,7 @@ class ListFileDataset(CustomDataset):
         ann_file: str,
         data_prefix: str | dict = '',
         num_classes: Count | None = None,
+        allow_outside: bool = False,
         **kwargs,
     ) -> None:
         names = kwargs.get('classes') or (kwargs.get('metainfo') or {}).get('classes')
@@ -46,6 +49,7 @@ class ListFileDataset(CustomDataset):
             )
         if names is None:
             kwargs['classes'] = [str(i) for i in range(num_classes)]
+        self.allow_outside = allow_outside
         super().__init__(ann_file=ann_file, data_prefix=data_prefix, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -55,14 +59,24 @@ class ListFileDataset(CustomDataset):
             ValueError: A missing list, a line in neither format, a label without class.
         """
         try:
-            lines = list_from_file(self.ann_file)
+            text = get_text(self.ann_file, encoding='utf-8-sig')
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f'the list {self.ann_file} is not UTF-8 ({error}): convert it, for '
+                'example with iconv -t UTF-8'
+            ) from error
         except OSError as error:
             raise ValueError(
                 f'ListFileDataset cannot read the list {self.ann_file}: check '
                 'data_root and ann_file'
             ) from error
+        if '\0' in text:
+            raise ValueError(
+                f'the list {self.ann_file} holds NUL bytes: it is no text, or UTF-16 '
+                'without its mark; convert it to UTF-8'
+            )
         data_list = []
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(text.split('\n'), 1):
             if not line.strip():
                 continue
             match = _LINE.fullmatch(line.strip())
@@ -74,6 +88,18 @@ class ListFileDataset(CustomDataset):
             label = int(match['label'])
             check_labels([label], self.CLASSES, f'{self.ann_file}, line {number},')
             path = match['path']
+            if not self.allow_outside and _leaves(path):
+                raise ValueError(
+                    f'{self.ann_file}, line {number}: {path!r} leaves the folder of '
+                    'the images; allow_outside=True takes such paths'
+                )
             path = join_path(self.img_prefix, path) if self.img_prefix else path
             data_list.append(dict(img_path=path, gt_label=label))
+        if not data_list:
+            raise ValueError(f'the list {self.ann_file} names no image')
         return data_list
+
+
+def _leaves(path: str) -> bool:
+    parts = re.split(r'[/\\\\]', path)
+    return path.startswith(('/', '\\')) or '..' in parts or ':' in parts[0]

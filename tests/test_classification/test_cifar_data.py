@@ -16,6 +16,7 @@ from nl_plugins.classification import (  # noqa: E402
     CIFAR100Subset,
     ListFileDataset,
 )
+from nl_plugins.classification.cifar import check_labels
 
 NAMES = [f'class {i}' for i in range(10)]
 
@@ -159,6 +160,60 @@ def test_bad_list(images, line, message):
     (images / 'list.txt').write_text(f'a.png 0\n{line}\n')
     with pytest.raises(ValueError, match=message):
         ListFileDataset('list.txt', 'img', 2, data_root=str(images))
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        (b'', 'names no image'),
+        (b' \n\n', 'names no image'),
+        ('a.png 0\n'.encode('utf-16'), 'is not UTF-8'),
+        ('a.png 0\n'.encode('utf-16-le'), 'holds NUL bytes'),
+        ('b\xe9.png 0\n'.encode('latin1'), 'is not UTF-8'),
+        (b'/etc/a.png 0\n', 'line 1: .* leaves the folder'),
+        (b'a.png 0\n../a.png 0\n', 'line 2: .* leaves the folder'),
+        (b'x/../../a.png 0\n', 'line 1: .* leaves the folder'),
+        (b's3://bucket/a.png 0\n', 'line 1: .* leaves the folder'),
+    ],
+)
+def test_hostile_lists(images, content, message):
+    (images / 'list.txt').write_bytes(content)
+    with pytest.raises(ValueError, match=f'list.txt.*{message}'):
+        ListFileDataset('list.txt', 'img', 2, data_root=str(images))
+
+
+def test_lists_that_are_taken(images):
+    (images / 'list.txt').write_bytes('\ufeffa.png 0\r\n../img/a.png 1\n'.encode())
+    dataset = ListFileDataset(
+        'list.txt', 'img', 2, allow_outside=True, data_root=str(images)
+    )
+    assert dataset.get_gt_labels().tolist() == [0, 1]
+    assert dataset.get_data_info(0)['img_path'].endswith('img/a.png')
+
+
+@pytest.mark.parametrize(
+    'names, message',
+    [
+        ('ab', "label_names must be a list of class names, but got 'ab'"),
+        ([], 'must be a list of class names'),
+        ([1, 2], 'must be a list of class names'),
+        (None, 'must be a list of class names'),
+        (['a', 'a'], "holds the class name 'a' more than once"),
+    ],
+)
+def test_bad_class_names(folder, names, message):
+    write(folder / 'cifar-10-batches-py' / 'batches.meta', label_names=names)
+    with pytest.raises(
+        ValueError,
+        match=f'batches.meta: label_names.*{message}|batches.meta: {message}',
+    ):
+        CIFAR10Subset(str(folder))
+
+
+@pytest.mark.parametrize('label', [1.7, 1.0, '1', None, True, float('nan')])
+def test_labels_are_integers(label):
+    with pytest.raises(ValueError, match='batch has 1 labels that are not integers'):
+        check_labels([0, label], ('a', 'b'), 'batch')
 
 
 def test_list_file_errors(images):

@@ -93,6 +93,14 @@ def test_errors(tool, two, tmp_path):
     other = dump(tmp_path / 'other.pkl', logits[0], labels.flip(0))
     with pytest.raises(SystemExit, match='other videos, or another order'):
         tool.main([str(paths[0]), str(other)])
+    for number in ('nan', 'inf'):
+        with pytest.raises(SystemExit, match=f'finite numbers, but got .*{number}'):
+            tool.main([*map(str, paths), '--coefficients', '1', number])
+    for name, label in (('multi', torch.tensor([0, 2])), ('none', None)):
+        sample = dict(pred_score=torch.rand(3), gt_label=label)
+        (tmp_path / f'{name}.pkl').write_bytes(pickle.dumps([sample]))
+        with pytest.raises(SystemExit, match='not a dump of single-label'):
+            tool.main([str(tmp_path / f'{name}.pkl')])
     (tmp_path / 'text.pkl').write_text('no pickle')
     with pytest.raises(SystemExit, match='not a dump of single-label'):
         tool.main([str(tmp_path / 'text.pkl')])

@@ -23,6 +23,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from nl_plugins.compat.plain_arrays import STAND_INS, PlainUnpickler, StandIn  # noqa: E402
 
+# What other contents than a list of samples raise while they are read.
+_MALFORMED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
 
 def _load_storage(content: bytes) -> TypedStorage:
     storage = torch.load(io.BytesIO(content), weights_only=True)
@@ -62,9 +65,13 @@ def read_dump(path: Path) -> tuple[np.ndarray, np.ndarray]:
         scores = [sample['pred_score'].double().numpy() for sample in samples]
         labels = [sample['gt_label'].item() for sample in samples]
         return np.stack(scores), np.array(labels)
+<<<<<<< HEAD
     except OSError:
         raise
     except Exception as error:  # a damaged pickle fails in many ways
+=======
+    except (pickle.UnpicklingError, EOFError, *_MALFORMED) as error:
+>>>>>>> h/data
         raise ValueError(
             f'{path} is not a dump of single-label recognition ({error}); write one '
             f'with tools/test.py CONFIG CHECKPOINT --dump {path.stem}.pkl'
@@ -88,6 +95,8 @@ def fuse(scores: Sequence[np.ndarray], coefficients: Sequence[float]) -> np.ndar
             f'{len(scores)} dumps need as many coefficients, but got '
             f'{len(coefficients)}'
         )
+    if not np.isfinite(coefficients).all():
+        raise ValueError(f'coefficients must be finite numbers, but got {coefficients}')
     if len({score.shape for score in scores}) > 1:
         shapes = ', '.join(str(score.shape) for score in scores)
         raise ValueError(f'videos and classes of the dumps differ: {shapes}')
