@@ -2,27 +2,17 @@
 """CIFAR folders other than the published ones: subsets, re-encoded and mini sets."""
 
 import io
-<<<<<<< HEAD
-from pathlib import Path
-from typing import Literal
-=======
-import pickle
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
->>>>>>> h/data
+from typing import Annotated, Literal
 
 import numpy as np
 from mmengine.fileio import exists, get, join_path
 from mmpretrain.datasets import CIFAR10, CIFAR100
 from mmpretrain.registry import DATASETS
 
-<<<<<<< HEAD
 from ..compat.plain_arrays import PlainUnpickler
-from ..options import checked
-=======
 from ..options import Filled, accepts, checked
->>>>>>> h/data
 
 
 @checked

@@ -47,7 +47,9 @@ def operand(tensor: Tensor) -> Tensor:
 def softmax(logits: Tensor) -> Tensor:
     """The softmax over the last dimension."""
     weights = logits.softmax(-1)
-    return F.threshold(weights, LEAST, 0) if weights.device.type == 'cpu' else weights
+    if weights.device.type != 'cpu' or is_traced():  # TorchScript's exporter lacks it
+        return weights
+    return F.threshold(weights, LEAST, 0)
 
 
 def autocasts(device: torch.device) -> bool:

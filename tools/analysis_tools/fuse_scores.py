@@ -65,13 +65,9 @@ def read_dump(path: Path) -> tuple[np.ndarray, np.ndarray]:
         scores = [sample['pred_score'].double().numpy() for sample in samples]
         labels = [sample['gt_label'].item() for sample in samples]
         return np.stack(scores), np.array(labels)
-<<<<<<< HEAD
     except OSError:
         raise
     except Exception as error:  # a damaged pickle fails in many ways
-=======
-    except (pickle.UnpicklingError, EOFError, *_MALFORMED) as error:
->>>>>>> h/data
         raise ValueError(
             f'{path} is not a dump of single-label recognition ({error}); write one '
             f'with tools/test.py CONFIG CHECKPOINT --dump {path.stem}.pkl'
