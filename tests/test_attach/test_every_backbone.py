@@ -61,6 +61,8 @@ def test_blocks_start_as_the_identity_and_learn(scope, name):
     net = build(scope, dict(type='NonLocalBackbone', backbone=cfg, inserts=inserts))
     missing, unexpected = net.load_state_dict(state, strict=False)
     blocks = blocks_of(net)
+    # Swin V2 leaves out buffers that it computes itself.
+    missing = set(missing) & {key for key, _ in net.named_parameters()}
     assert not unexpected and all(key.startswith(tuple(blocks)) for key in missing)
     added = set(net.state_dict()) - set(keys)
     assert [key for key in net.state_dict() if key not in added] == keys
