@@ -196,6 +196,26 @@ RESNET_BLOCKS = {
         Options('a2', affinity=dict(affinity='relu_raw', symmetric=True)),
         3,
     ),
+    # What the original builds without flags, but for snl.
+    **{
+        f'{kind} by default': (
+            50,
+            stage(kind, flags=flags),
+            Options(kind if kind in ('nl', 'ns', 'a2') else None),
+            3,
+        )
+        for kind, flags in {
+            'snl': (True, True, False),
+            'a2': (False, False, True),
+            **dict.fromkeys(('nl', 'ns', 'dnl', 'caylay'), (False, False, False)),
+        }.items()
+    },
+    'nl with is_sys': (
+        50,
+        stage('nl', flags=(False, True, False)),
+        Options('nl', affinity=dict(symmetric=True)),
+        3,
+    ),
     'cgnl': (50, cgnl(8, None), Options('cgnl'), 7),
     'cgnlx': (50, cgnl(8, 3), Options('cgnlx'), 3),
     'spatial nl': (50, SPATIAL_NL, Options(), 3),
