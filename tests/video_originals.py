@@ -355,14 +355,19 @@ def _same(x: Tensor, kernel: tuple, stride: tuple) -> Tensor:
     return F.pad(x, pads)
 
 
-def inception(state: StateDict, x: Tensor, window: tuple | None = (2, 7, 7)) -> Tensor:
+def inception(
+    state: StateDict,
+    x: Tensor,
+    window: tuple | None = (2, 7, 7),
+    eps: float = 1e-5,
+) -> Tensor:
     """Logits of clips (B, channels, T, H, W); ``window`` None pools globally."""
 
     def unit(name: str, x: Tensor, stride: int = 1) -> Tensor:
         weight = state[f'{name}.conv3d.weight']
         x = _same(x, tuple(weight.shape[2:]), (stride,) * 3)
         return batch_norm(
-            state, f'{name}.batch3d', F.conv3d(x, weight, stride=stride)
+            state, f'{name}.batch3d', F.conv3d(x, weight, stride=stride), eps
         ).relu()
 
     def pool(x: Tensor, kernel: tuple, stride: tuple) -> Tensor:

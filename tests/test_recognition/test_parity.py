@@ -130,6 +130,21 @@ def test_inception_i3d_without_blocks():
     assert_equal(found, originals.inception(state, clips, None))
 
 
+def test_inception_i3d_of_kinetics():
+    """Norms of TensorFlow's epsilon and a head of windows, as its port has them."""
+    state = originals.draw_inception(non_local=False)
+    clips = draw(2, 3, 16, 64, 64)
+    origin = inception_i3d_to_mmaction.KINETICS
+    model = inception_i3d_to_mmaction.model_config(state, origin)
+    assert model.cls_head.type == 'InceptionI3DHead'
+    model.cls_head.window = (2, 2, 2)
+    found = logits(model, inception_i3d_to_mmaction.convert(state).finish(), clips)
+    wanted = originals.inception(state, clips, (2, 2, 2), eps=1e-3)
+    assert_equal(found, wanted)
+    other = originals.inception(state, clips, (2, 2, 2))
+    assert (other - wanted).abs().max() > 1e-6 * wanted.abs().max()
+
+
 STEMS = {
     '32x2': (dict(), dict()),
     '8x8': (

@@ -196,6 +196,26 @@ RESNET_BLOCKS = {
         Options('a2', affinity=dict(affinity='relu_raw', symmetric=True)),
         3,
     ),
+    # What the original builds without flags, but for snl.
+    **{
+        f'{kind} by default': (
+            50,
+            stage(kind, flags=flags),
+            Options(kind if kind in ('nl', 'ns', 'a2') else None),
+            3,
+        )
+        for kind, flags in {
+            'snl': (True, True, False),
+            'a2': (False, False, True),
+            **dict.fromkeys(('nl', 'ns', 'dnl', 'caylay'), (False, False, False)),
+        }.items()
+    },
+    'nl with is_sys': (
+        50,
+        stage('nl', flags=(False, True, False)),
+        Options('nl', affinity=dict(symmetric=True)),
+        3,
+    ),
     'cgnl': (50, cgnl(8, None), Options('cgnl'), 7),
     'cgnlx': (50, cgnl(8, 3), Options('cgnlx'), 3),
     'spatial nl': (50, SPATIAL_NL, Options(), 3),
@@ -270,7 +290,7 @@ def test_command_line(tmp_path, monkeypatch, capsys):
     )
     call(source, out, '--config', config)
     other = ROOT / 'configs/classification/_base_/models/preresnet20.py'
-    with pytest.raises(SystemExit, match='error: the weights do not fit the model'):
+    with pytest.raises(SystemExit, match='error: .*: the weights do not fit'):
         call(source, tmp_path / 'b.pth', '--config', other)
     assert not (tmp_path / 'b.pth').exists()
     call(out, back, '--back')
@@ -315,7 +335,9 @@ def test_bad_files(tmp_path, zipped, capsys):
     good = {'state_dict': {'a': torch.ones(3000)}}
     torch.save(good, path, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
-    for size in (0, 1, 100, len(whole) // 2, len(whole) - 5):
+    path.write_bytes(b'')
+    assert 'is empty' in message()
+    for size in (1, 100, len(whole) // 2, len(whole) - 5):
         path.write_bytes(whole[:size])
         assert 'truncated or not a PyTorch checkpoint' in message()
     path.write_bytes(b'These are not the weights you are looking for.' * 9)

@@ -3,6 +3,7 @@
 
 import pickle
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ import inception_i3d_to_mmaction as inception  # noqa: E402
 import nl_resnet3d_to_mmaction as resnet3d  # noqa: E402
 import torchvision_to_mmaction as torchvision  # noqa: E402
 import tsm_to_mmaction as tsm  # noqa: E402
+from conversion import Checkpoint  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from video_keys import base_model, build  # noqa: E402
 
@@ -214,17 +216,65 @@ def test_inception_command(non_local, channels, tmp_path, monkeypatch, capsys):
             tmp_path / 'save_7.pth', state, epoch=8, arch='i3d-18'
         )
     else:  # as exported from TensorFlow: a bare state dict without counters
-        state = {k: v for k, v in state.items() if 'num_batches' not in k}
+        state = {
+            k: torch.ones_like(v) if k.endswith('batch3d.weight') else v
+            for k, v in state.items()
+            if 'num_batches' not in k
+        }
         source = tmp_path / 'model_rgb.pth'
         torch.save(shrink(state), source)
     out = tmp_path / 'ours.pth'
     printed = convert(inception, monkeypatch, capsys, source, out)
     assert f'{len(state)} keys moved, 0 dropped, 0 added' in printed
+    assert f'its norms is {"1e-05" if non_local else "0.001"}' in printed
     found = torch.load(out, weights_only=True)['state_dict']
     assert found['cls_head.fc_cls.weight'].shape == (51, 1024)
     assert found['backbone.conv3d_1a_7x7.conv.weight'].shape[1] == channels
     name = 'backbone.mixed_4d.nl_block.theta.conv.weight'
     assert (name in found) == non_local
+
+
+def _checkpoint(norm_weight, blocks=False, **meta):
+    state = {f'mixed_3b.branch_{i}.batch3d.weight': norm_weight for i in range(2)}
+    if blocks:
+        state['NonLocalBlock_mixed_4.theta.weight'] = torch.ones(1)
+    return Checkpoint(state, meta, Path('i3d.pth'))
+
+
+@pytest.mark.parametrize('arch', [None, 'i3d-18', 'other'])
+@pytest.mark.parametrize('blocks', [False, True])
+@pytest.mark.parametrize('ones', [False, True])
+@pytest.mark.parametrize('given', [None, *inception.NORM_EPS])
+def test_the_origin_of_inception_weights(given, ones, blocks, arch):
+    norm_weight = torch.ones(3) if ones else torch.tensor([1, 1, 0.9])
+    checkpoint = _checkpoint(norm_weight, blocks, **(dict(arch=arch) if arch else {}))
+    find = partial(inception.find_origin, checkpoint, given)
+    if given == inception.KINETICS and blocks:
+        with pytest.raises(ValueError, match='has no non-local blocks'):
+            find()
+    elif given:
+        assert find() == given
+    elif blocks or arch == 'i3d-18':
+        assert find() == inception.NON_LOCAL_REPOSITORY
+    elif ones:
+        assert find() == inception.KINETICS
+    else:
+        with pytest.raises(ValueError, match=r'pass --origin \S+ \(1e-3\) or'):
+            find()
+
+
+def test_a_config_of_another_epsilon_is_refused(tmp_path):
+    stock = ROOT / 'configs/recognition/_base_/models/inception_i3d_nl.py'
+    inception.check_eps(stock, inception.NON_LOCAL_REPOSITORY)
+    with pytest.raises(ValueError, match='epsilon 1e-05, but .* with 0.001: set norm'):
+        inception.check_eps(stock, inception.KINETICS)
+    config = tmp_path / 'model.py'
+    config.write_text(
+        "model = dict(backbone=dict(norm_cfg=dict(type='BN3d', eps=1e-3)))"
+    )
+    inception.check_eps(config, inception.KINETICS)
+    with pytest.raises(ValueError, match='pass --origin kinetics_i3d_pytorch'):
+        inception.check_eps(config, inception.NON_LOCAL_REPOSITORY)
 
 
 def test_inception_refuses_other_networks(rnl_state):
@@ -471,7 +521,7 @@ def test_the_users_config_is_checked(i3d_state, tmp_path, monkeypatch, capsys):
     models = ROOT / 'configs/recognition/_base_/models'
     out = tmp_path / 'out.pth'
     arguments = (source, out, '--config', models / 'nl_i3d_r50_10block.py')
-    with pytest.raises(SystemExit, match='error: the weights do not fit the model'):
+    with pytest.raises(SystemExit, match='error: .*: the weights do not fit'):
         convert(resnet3d, monkeypatch, capsys, *arguments)
     assert not out.exists()
 

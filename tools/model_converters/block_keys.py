@@ -125,14 +125,14 @@ def stage_rules(num_units: int, zero_order: bool) -> list[Rule]:
     return rules
 
 
-# Our block for each nl_type of the SNL repository's Stage.
+# Our block for each nl_type of the SNL repository's Stage, as it is without flags.
 STAGE_BLOCKS = {
     'snl': dict(type='SNLBlock'),
-    'nl': dict(type='ChebyshevNLBlock', order=1, zero_order=False),
+    'nl': dict(type='ChebyshevNLBlock', order=1, zero_order=False, affinity='softmax'),
     'ns': dict(type='NSBlock'),
     'a2': dict(type='A2Block', definition='snl'),
     'dnl': dict(type='DNLBlock', definition='snl'),
-    'caylay': dict(type='CayleyNLBlock'),
+    'caylay': dict(type='CayleyNLBlock', affinity='softmax'),
 }
 
 

@@ -8,7 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+
+from conversion import check_weights  # noqa: E402
 
 from nl_plugins.compat.plain_arrays import PlainUnpickler  # noqa: E402
 
@@ -17,7 +20,8 @@ def load_blobs(path: str | Path) -> dict[str, Tensor]:
     """The blobs of a ``.pkl`` file: ``{'blobs': {name: array}}`` or the inner dict.
 
     Raises:
-        ValueError: Not a file, damaged, or holding anything but arrays.
+        ValueError: Not a file, damaged, holding anything but arrays, or values that
+            are not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -41,4 +45,5 @@ def load_blobs(path: str | Path) -> dict[str, Tensor]:
         if array.dtype.kind not in 'fiu':
             raise ValueError(f'{path}: blob {name!r} is no array of numbers')
         tensors[name] = torch.from_numpy(np.array(array))
+    check_weights(tensors, path)
     return tensors

@@ -43,7 +43,8 @@ def main() -> None:
         '--affinity',
         choices=_AFFINITIES,
         help='affinity of a block of the SNL repository; default: sym_norm on '
-        "PreResNet, else the block's own (--is_norm gives sym_norm there)",
+        'PreResNet and for snl, else softmax, for a2 relu_raw (the original got '
+        '--is_norm: sym_norm)',
     )
     parser.add_argument(
         '--symmetric', action='store_true', help='the SNL repository got --is_sys'
@@ -79,6 +80,8 @@ def convert(checkpoint: core.Checkpoint, args) -> Converted:
     affinity = {}
     if args.affinity:
         affinity = dict(affinity=args.affinity, symmetric=args.symmetric)
+    elif args.symmetric:
+        affinity = dict(symmetric=True)
     options = Options(block_type, args.mode, affinity, args.num_classes)
     if 'nl_1.g.0.weight' in checkpoint.state_dict or (
         'nl_1.g.weight' in checkpoint.state_dict

@@ -57,12 +57,15 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         Checkpoint: Tensors on the CPU.
 
     Raises:
-        ValueError: Not a file, truncated, no PyTorch file, holding objects other
-            than tensors and plain values, or no state dict inside.
+        ValueError: Not a file, empty, truncated, no PyTorch file, holding objects
+            other than tensors and plain values, no state dict inside, or weights that
+            :func:`check_weights` refuses.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f'there is no checkpoint {path}')
+    if not path.stat().st_size:
+        raise ValueError(f'{path} is empty. Download or copy it again')
     try:
         with _numpy_values():
             content = torch.load(path, map_location='cpu', weights_only=True)
@@ -114,13 +117,26 @@ def _unwrap(content: object, path: Path) -> Checkpoint:
                 meta = {key: value for key, value in content.items() if key != name}
                 content = content[name]
                 break
+        else:
+            for name in CONTAINERS:
+                if name in content and not isinstance(content[name], Tensor):
+                    raise ValueError(
+                        f'{path} holds no state dict: its {name!r} is '
+                        f'{_kind(content[name])}, not a dict of tensors'
+                    )
     if not isinstance(content, Mapping) or not any(
         isinstance(value, Tensor) for value in content.values()
     ):
-        found = list(content)[:5] if isinstance(content, Mapping) else type(content)
+        keys = isinstance(content, Mapping)
+        found = f'the keys {list(content)[:5]}' if keys else _kind(content)
         raise ValueError(
             f'{path} holds no state dict, neither bare nor under one of '
             f'{list(CONTAINERS)}; it holds {found}'
+        )
+    unnamed = [key for key in content if not isinstance(key, str)]
+    if unnamed:
+        raise ValueError(
+            f'{path} holds no state dict: a key is {unnamed[0]!r}, not a string'
         )
     tensors = {
         key: value for key, value in content.items() if isinstance(value, Tensor)
@@ -128,7 +144,43 @@ def _unwrap(content: object, path: Path) -> Checkpoint:
     meta.update((key, content[key]) for key in content.keys() - tensors.keys())
     if all(key.startswith('module.') for key in tensors):
         tensors = {key[len('module.') :]: value for key, value in tensors.items()}
+    check_weights(tensors, path)
     return Checkpoint(tensors, meta, path)
+
+
+def _kind(value: object) -> str:
+    return 'None' if value is None else f'a {type(value).__name__}'
+
+
+def check_weights(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse tensors that cannot be the weights of a trained network.
+
+    Raises:
+        ValueError: Naming the file and the first tensor that is complex, quantized,
+            sparse or without values, or holds NaN or infinite ones.
+    """
+    for key, value in tensors.items():
+        where = f'{path}: the tensor {key!r}'
+        if value.is_quantized or value.is_meta or value.layout != torch.strided:
+            kind = 'quantized' if value.is_quantized else 'sparse'
+            kind = 'without values' if value.is_meta else kind
+            raise ValueError(f'{where} is {kind}; save it as a dense tensor of numbers')
+        if value.is_complex():
+            raise ValueError(
+                f'{where} is complex ({value.dtype}), the weights of our networks are '
+                'real'
+            )
+        if value.is_floating_point():
+            bad = (~value.float().isfinite()).sum().item()
+            # Beyond the range of float32, yet a number
+            if bad and value.dtype == torch.float64:
+                bad = (~value.isfinite()).sum().item()
+            if bad:
+                raise ValueError(
+                    f'{where} holds {bad} NaN or infinite values of {value.numel()}: '
+                    'the training diverged or the file is damaged; take an earlier '
+                    'checkpoint'
+                )
 
 
 class Conversion:
@@ -314,15 +366,26 @@ def save_report(path: str | Path, conversion: Conversion) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text))
 
 
+class _Parser(argparse.ArgumentParser):
+    parsed: argparse.Namespace | None = None  # what the last one read, for `run`
+
+    def parse_args(self, *args, **kwargs):
+        _Parser.parsed = super().parse_args(*args, **kwargs)
+        return _Parser.parsed
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """The arguments that every converter takes."""
-    arguments = argparse.ArgumentParser(description=description)
+    arguments = _Parser(description=description)
     arguments.add_argument('checkpoint', type=Path, help='the file to convert')
     arguments.add_argument('out', type=Path, help='the file to write')
     arguments.add_argument(
         '--report',
         type=Path,
         help='where every key went; default: the output name with .txt',
+    )
+    arguments.add_argument(
+        '--debug', action='store_true', help='end an error with its traceback'
     )
     return arguments
 
@@ -359,8 +422,27 @@ def write_config(path: Path, model: dict) -> None:
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a converter; a user's mistake ends in one sentence, not in a traceback."""
+    """Run a converter; an error ends in one sentence with the file and status 1.
+
+    With ``--debug`` it ends in its traceback.
+    """
+    _Parser.parsed = None
     try:
         main()
-    except ValueError as error:
-        sys.exit(f'error: {error}')
+    except Exception as error:  # an unforeseen file fails in many ways
+        arguments = _Parser.parsed
+        if arguments is None or arguments.debug:
+            raise
+        sys.exit(f'error: {_sentence(error, arguments.checkpoint)}')
+
+
+def _sentence(error: Exception, path: Path) -> str:
+    text = ' '.join(str(error).split())
+    # What Python says about a shape of another length tells a user nothing.
+    told = isinstance(error, ValueError) and 'values to unpack' not in text
+    if told or (isinstance(error, OSError) and error.strerror):
+        return text if str(path) in text else f'{path}: {text}'
+    return (
+        f'{path} cannot be converted, its tensors are not those of a network that is '
+        f'known ({type(error).__name__}: {text}); --debug shows the traceback'
+    )

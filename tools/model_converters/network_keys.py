@@ -34,8 +34,9 @@ class Options:
             cgnlx.
         mode (str, optional): Pairwise function of a tea1528 or AlexHex7 block.
         affinity (dict): ``affinity`` and ``symmetric`` of a block of the SNL
-            repository; empty means what its networks do: symmetric and normalised on
-            PreResNet and for snl, the block's own default elsewhere.
+            repository; what is missing is as its networks have it without flags:
+            symmetric and normalised on PreResNet and for snl, elsewhere softmax, and
+            for a2 the product without a softmax.
         num_classes (int, optional): Outputs to keep of a 1000-way PreResNet.
     """
 
@@ -124,9 +125,9 @@ def _place_stages(
                     f'{stage}.{index} is a non-local block before the first residual '
                     'block of its stage, a place that no original uses'
                 )
-            affinity = dict(options.affinity)
-            if origin == 'PreResNet' and not affinity:
-                affinity = dict(affinity='sym_norm')
+            affinity = options.affinity
+            if origin == 'PreResNet' and 'affinity' not in affinity:
+                affinity = dict(affinity='sym_norm')  # its flags are without effect
             block = original_block(
                 modules[index], options.block_type, options.mode, affinity
             )
