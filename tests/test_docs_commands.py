@@ -51,6 +51,7 @@ ELSEWHERE = {
         'test_tools/test_benchmark_clips.py'
     ),
     r'python tools/analysis_tools/gpu_check.py': 'test_tools/test_gpu_check.py',
+    r'python tools/analysis_tools/calibrate.py': 'test_tools/test_calibrate.py',
     r'python tools/analysis_tools/benchmark_stock.py': (
         'test_tools/test_benchmark_stock.py'
     ),
