@@ -221,6 +221,9 @@ def checked(cls: type) -> type:
     def __init__(self, *args, **kwargs):
         name = type(self).__name__
         known, complete = parameters(type(self))
+        refuse = getattr(type(self), 'refuse_options', None)
+        if refuse is not None:  # a class that knows more to say
+            refuse(kwargs)
         for option in kwargs if complete else ():
             if option not in known:
                 raise TypeError(

@@ -245,7 +245,7 @@ def test_attention_in_a_video(place, recorded, monkeypatch):
     for package in ('mmaction', 'decord'):
         pytest.importorskip(package)
     monkeypatch.chdir(place)
-    (words,) = chosen('docs/en/recognition.md', HERE[9][1], recorded)
+    (words,) = chosen('docs/en/recognition.md', HERE[-1][1], recorded)
     tool = 'tools/dataset_converters/make_mini_data.py'
     data = ['python', tool, '--only', 'kinetics400', '--kinetics400', '8', '4']
     run_here(monkeypatch, place, data)

@@ -57,6 +57,25 @@ if hasattr(torch.ops.aten, '_scaled_dot_product_flash_attention_for_cpu'):
     )
 
 
+class _NoTracker:
+    """In place of the counter's tracker of modules, which listens to all of them: no
+    layer's weight is read then, and what is counted is not what runs."""
+
+    parents = ('Global',)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *args: Any) -> None: ...
+
+
+def flop_counter() -> FlopCounterMode:
+    """torch's counter of floating point operations, which changes nothing."""
+    counter = FlopCounterMode(display=False, custom_mapping=OPERATORS)
+    if hasattr(counter, 'mod_tracker'):
+        counter.mod_tracker = _NoTracker()
+    return counter
+
+
 @dataclass
 class BlockComplexity:
     """What one non-local block costs for one input.
@@ -186,7 +205,7 @@ class _Counting:
     """The hooks and what they saw."""
 
     def __init__(self) -> None:
-        self.flops = FlopCounterMode(display=False, custom_mapping=OPERATORS)
+        self.flops = flop_counter()
         self.runs: list[_Run] = []
         self.open: list[_Run] = []
         self.decided: list[tuple[Affinity, Decision]] = []

@@ -181,7 +181,8 @@ def concat_projection(width: int, bias: bool) -> nn.Module:
     """The layer w of the concatenation affinity, 2-D whatever the input, as mmcv's."""
     from mmcv.cnn import ConvModule
 
-    return ConvModule(2 * width, 1, kernel_size=1, bias=bias)
+    # Not in place: a backward hook on the convolution forbids it.
+    return ConvModule(2 * width, 1, kernel_size=1, bias=bias, inplace=False)
 
 
 def concatenated(project: nn.Module, query: Map, key: Map) -> Affinity:

@@ -44,7 +44,6 @@ class NonLocalHead(FCNHead):
 
     def __init__(self, block: Cfg | None = None, **kwargs) -> None:
         name = type(self).__name__
-        _check_options(type(self), kwargs)
         super().__init__(**kwargs)
         if self.num_convs != 2:
             raise ValueError(
@@ -60,6 +59,11 @@ class NonLocalHead(FCNHead):
         layers = {key: value for key, value in layers.items() if value is not None}
         self.nl_block = MODELS.build({**layers, **block, 'in_channels': self.channels})
         self._register_load_state_dict_pre_hook(_rename_dnl_block)
+
+    @classmethod
+    def refuse_options(cls, options: dict) -> None:
+        """Raise ValueError if ``options`` are those of another head."""
+        _check_options(cls, options)
 
     def _forward_feature(self, inputs: list[Tensor]) -> Tensor:
         """Features before the classifier.

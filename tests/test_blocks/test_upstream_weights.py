@@ -1,13 +1,15 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """State dicts of mmcv and mmseg load as they are and give the same numbers."""
 
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn as nn
 from mmcv.cnn.bricks.non_local import NonLocal1d, NonLocal2d, NonLocal3d
 
 from nl_plugins.blocks import ANLBlock, CCBlock, DNLBlock, NLBlock
-from nl_plugins.blocks.nl import MODES
+from nl_plugins.blocks.nl import Mode
 
 from .checks import SIZES, WIDTH, assert_same, value_and_gradients
 
@@ -36,7 +38,7 @@ def assert_equal_modules(upstream, ours, x, rename=lambda name: name):
 
 
 @pytest.mark.parametrize('ndim', [1, 2, 3])
-@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('mode', get_args(Mode))
 @pytest.mark.parametrize('sub_sample', [False, True])
 @pytest.mark.parametrize('use_scale, norm', [(True, None), (False, 'BN')])
 def test_mmcv_non_local(ndim, mode, sub_sample, use_scale, norm):
@@ -57,7 +59,7 @@ def test_mmcv_non_local(ndim, mode, sub_sample, use_scale, norm):
         assert_equal_modules(upstream, ours, x)
 
 
-@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('mode', get_args(Mode))
 @pytest.mark.parametrize('norm', [None, 'BN'])
 @pytest.mark.parametrize('zeros_init', [True, False])
 def test_mmcv_initialisation(mode, norm, zeros_init):
@@ -80,7 +82,9 @@ def mmseg_heads():
 
 
 # Not in gaussian mode, where mmseg subtracts the mean from the input itself.
-@pytest.mark.parametrize('mode', [mode for mode in MODES if mode != 'gaussian'])
+@pytest.mark.parametrize(
+    'mode', [mode for mode in get_args(Mode) if mode != 'gaussian']
+)
 @pytest.mark.parametrize('use_scale', [True, False])
 def test_mmseg_disentangled_non_local(mode, use_scale):
     mmseg_heads()

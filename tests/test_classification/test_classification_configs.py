@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip('mmpretrain')
 
@@ -15,6 +14,7 @@ from mmengine.hooks import Hook  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmpretrain.registry import HOOKS, MODELS  # noqa: E402
 
+from nl_plugins.analysis.complexity import flop_counter  # noqa: E402
 from nl_plugins.graph import force  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'classification'
@@ -75,7 +75,7 @@ def test_config(path):
         model = model.to('meta').eval()
         size = 32 if 'cifar' in path else 224
         formulation = 'fast' if 'cgnl' in path else 'dense'
-        with FlopCounterMode(display=False) as counter, force(formulation):
+        with flop_counter() as counter, force(formulation):
             model(torch.zeros(1, 3, size, size, device='meta'))
         assert counter.get_total_flops() / 2e9 == pytest.approx(giga_macs, rel=0.01)
 

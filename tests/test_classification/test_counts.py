@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 pytest.importorskip('mmpretrain')
 
@@ -19,6 +18,7 @@ from mmengine.registry import MODELS as ROOT_MODELS  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmpretrain.registry import MODELS  # noqa: E402
 
+from nl_plugins.analysis.complexity import flop_counter  # noqa: E402
 from nl_plugins.graph import force  # noqa: E402
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'classification'
@@ -31,7 +31,7 @@ def parameters(model):
 
 def mega_macs(model, formulation='dense'):
     # With gradients: the counter does not know the in-place products used without.
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         with force(formulation):
             model.eval()(torch.zeros(1, 3, 32, 32))
     return counter.get_total_flops() / 2e6
@@ -231,7 +231,7 @@ def test_blocks_of_snl_in_resnet50(name, block, delta, giga_macs):
     """R50 with each nl_type, less the 25,557,032 of the network itself."""
     module = ROOT_MODELS.build(dict(block, in_channels=1024)).to('meta').eval()
     assert parameters(module) == delta
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         with force('fast' if name in ('cgnl', 'cc') else 'dense'):
             module(torch.zeros(1, 1024, 14, 14, device='meta'))
     ours = counter.get_total_flops() / 2e9 + saved(name, 1024, 14 * 14) / 1e3

@@ -68,6 +68,6 @@ def test_lines_to_paste(tool, tmp_path, capsys):
 
 def test_a_mistake_is_one_sentence(tool, tmp_path):
     path = tmp_path / 'config.py'
-    path.write_text("default_scope = 'mmdet'\nmodel = dict()\n")
+    path.write_text("default_scope = 'mmocr'\nmodel = dict()\n")
     with pytest.raises(SystemExit, match='default_scope must be one of'):
         tool(str(path))

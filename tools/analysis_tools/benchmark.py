@@ -31,11 +31,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import nl_plugins  # noqa: F401  (repairs upstream before mm packages are imported)
 from nl_plugins import graph
-from nl_plugins.analysis.complexity import OPERATORS
+from nl_plugins.analysis.complexity import flop_counter
 from nl_plugins.analysis.memory import peak_memory
 from nl_plugins.blocks import BLOCKS
 from nl_plugins.blocks.base import matrix
@@ -251,7 +250,7 @@ def compare(
         if 'dense' in seconds:
             one, other = forward('ours'), forward('dense')
             difference = ((one - other).abs().max() / other.abs().max()).item()
-        with FlopCounterMode(display=False, custom_mapping=OPERATORS) as counter:
+        with flop_counter() as counter:
             forward('ours')
     limit = counter.get_total_flops() / 2 / rate
     step_seconds, step_memory = measure(step)
