@@ -34,7 +34,9 @@ def case(request):
 def _same(function, x, expected):
     with torch.no_grad():
         for a, b in zip(features(function, x), expected):
-            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+            # A graph may compute a block in another way: rounding of float32.
+            atol = 3e-5 * b.abs().max().item()
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=atol)
 
 
 @captures

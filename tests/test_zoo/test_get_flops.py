@@ -170,7 +170,7 @@ def test_a_matrix_built_once_is_counted_once():
     assert row.matrix == row.held == 4 * 4 * 4
 
 
-@pytest.mark.parametrize('name', ['ARMANLBlock', 'NLBlock'])
+@pytest.mark.parametrize('name', ['ARMANLBlock', 'CayleyNLBlock'])
 def test_what_small_maps_hold_is_the_matrix(name):
     block = BLOCKS[name](8)
     (row,) = model_complexity(block, torch.zeros(1, 8, 3, 3)).blocks
