@@ -12,7 +12,7 @@ from torch import Tensor
 from .affinity import Affinity, PairAffinity
 from .lazy import Map, as_tensor
 from .precision import at_least_float32, debugging, operand
-from .products import concat_channels, narrowed, product, transposed
+from .products import concat_channels, product, transposed
 from .strategies.factors import (
     BLOCK_GRAM,
     FACTORS,
@@ -190,9 +190,7 @@ def _column_sums(features: Tensor) -> Tensor:
 
 def _degrees(left: Tensor, total: Tensor, alpha: float = 1.0) -> Tensor:
     """``alpha left total`` (B, N, 1) in at least float32."""
-    total, size = narrowed(total.unsqueeze(-1), left.dtype)
-    degree = product(left, total, alpha=alpha)
-    return degree if size is None else degree * size
+    return product(left, total.unsqueeze(-1), alpha=alpha)
 
 
 def swap_halves(rows: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from .affinity import Affinity, MatrixAffinity
 from .lazy import Map, as_tensor, wants_rows
 from .plan import MATRIX, Strategy, choose
 from .precision import at_least_float32, full_precision, operand
-from .products import concat_channels, mix, narrowed, product
+from .products import concat_channels, mix, product
 from .strategies.factors import FACTORS, RECURSION
 
 # A batch of larger matrices is not safe in torch.linalg.solve on a CPU.
@@ -139,11 +139,7 @@ def _recursive_chebyshev(
             if k:
                 through = mix(q, weight, through)
         out = None if direct is None else mix(values, direct)
-        through, size = narrowed(through, left.dtype)
-        if size is None:
-            return product(left, through, out, rows=rows)
-        through = product(left, through, rows=rows) * size
-        return through if out is None else out + through
+        return product(left, through, out, rows=rows)
 
 
 def arma(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.modules import module as torch_module
 
 from .precision import autocast_dtype, autocasts, full_precision
-from .products import concat_channels, is_row_major, mix, transposed
+from .products import concat_channels, is_row_major, mix, plain_product, transposed
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -121,15 +121,7 @@ class LinearMap:
         weight, x = weight.to(self.dtype), self.x.to(self.dtype)
         weights = weight.unsqueeze(0).expand(x.shape[0], -1, -1)
         with full_precision(x.device):
-            if rows and bias is None:
-                out = torch.bmm(x, transposed(weights))
-            elif rows:
-                out = torch.baddbmm(bias.view(1, 1, -1), x, transposed(weights))
-            elif bias is None:
-                out = transposed(torch.bmm(weights, transposed(x)))
-            else:
-                bias = bias.view(1, -1, 1)
-                out = transposed(torch.baddbmm(bias, weights, transposed(x)))
+            out = plain_product(x, transposed(weights), bias, rows=rows)
         widths = [m.weight.shape[0] for m in group]
         for member, value in zip(group, out.split_with_sizes(widths, dim=-1)):
             member._value = value

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from .precision import HALF
 
@@ -105,6 +106,12 @@ def machine_of(device_class: str, precision: str) -> Machine:
     import, else of the table above. Devices that the table does not know count as a
     CPU."""
     return _in_force['cuda' if device_class == 'cuda' else 'cpu', precision]
+
+
+def machine_for(tensor: Tensor) -> Machine:
+    """The rates for products of such tensors where they are."""
+    device = tensor.device.type
+    return machine_of(device, precision_of(tensor.dtype, device))
 
 
 def read_machines(path: str | Path) -> dict[tuple[str, str], Machine]:

@@ -8,6 +8,7 @@ decide, never the data, free memory or a timer, so a result repeats itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .lazy import Map
 from .machine import Machine, machine_of, precision_of
-from .precision import is_exported, is_traced
+from .precision import is_exported, is_traced, nominal
 
 
 class Planned(Protocol):
@@ -290,29 +291,28 @@ def _decide(strategies: tuple[Strategy, ...], case: Case) -> Strategy:
                 if reason is not None and name != MATRIX:
                     raise ValueError(f'{name} was forced, but refuses: {reason}')
                 return strategy
-    machine = machine_of(case.device, case.precision)
-    best, least = None, 0.0
-    for strategy in strategies:
-        if _forced == 'fast' and strategy.name == MATRIX:
+    best, least = strategies[0], math.inf  # each affinity's first always can
+    for strategy, (name, seconds, _) in zip(strategies, _estimates(strategies, case)):
+        if _forced == 'fast' and name == MATRIX:
             continue
-        if strategy.refuses(case) is not None:
-            continue
-        seconds = strategy.cost(case, machine).seconds(machine)
-        if best is None or seconds < least:
+        if seconds is not None and seconds < least:
             best, least = strategy, seconds
-    return strategies[0] if best is None else best  # each affinity's first always can
+    return best
 
 
-def explain_case(affinity: Planned, case: Case) -> Decision:
-    """The decision about a case with every estimate and refusal."""
+def _estimates(strategies: tuple[Strategy, ...], case: Case) -> Iterator[Estimate]:
     machine = machine_of(case.device, case.precision)
-    estimates = []
-    for strategy in affinity.strategies:
+    for strategy in strategies:
         reason = strategy.refuses(case)
         seconds = None
         if reason is None:
             seconds = strategy.cost(case, machine).seconds(machine)
-        estimates.append(Estimate(strategy.name, seconds, reason))
+        yield Estimate(strategy.name, seconds, reason)
+
+
+def explain_case(affinity: Planned, case: Case) -> Decision:
+    """The decision about a case with every estimate and refusal."""
+    estimates = tuple(_estimates(affinity.strategies, case))
     taken = _decide(affinity.strategies, case).name
     if _forced != 'auto':
         why = f'force({_forced!r})'
@@ -321,7 +321,7 @@ def explain_case(affinity: Planned, case: Case) -> Decision:
     else:
         refused = all(e.reason is not None for e in estimates)
         why = 'every way was refused' if refused else 'the cheapest estimate'
-    return Decision(repr(affinity), case, tuple(estimates), taken, why)
+    return Decision(repr(affinity), case, estimates, taken, why)
 
 
 def case_of(
@@ -336,9 +336,7 @@ def case_of(
     device, depth = affinity.device.type, values.shape[2]
     device = 'cpu' if device == 'meta' else device  # nothing is computed there
     return Case(
-        # A rule that asked for an open size would bind the captured graph to its
-        # answer: count with 8 samples.
-        batch=8 if isinstance(batch, torch.SymInt) else batch,
+        batch=nominal(batch),
         queries=queries,
         keys=keys,
         width=affinity.width,

@@ -86,6 +86,12 @@ def full_precision(device: torch.device) -> AbstractContextManager:
     return torch.autocast(device.type, enabled=False)
 
 
+def nominal(size: int) -> int:
+    """A size to decide by. A rule that asked for an open one would bind the captured
+    graph to its answer, so it counts as 8."""
+    return 8 if isinstance(size, torch.SymInt) else size
+
+
 def is_traced() -> bool:
     """Whether TorchScript or its ONNX exporter records operators.
 

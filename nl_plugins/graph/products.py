@@ -26,11 +26,17 @@ def product(
     Feature maps arrive channel-first in memory, (B, channels, positions), and a result
     laid out like them joins the residual sum without a transposing copy; with ``rows``
     the channels of a position are neighbours. Half-precision factors, which only
-    come here on a GPU, accumulate in float32 and give float32. With gradients off a
-    ``plus`` of the result's shape is overwritten by the result.
+    come here on a GPU, accumulate in float32 and give float32; a float32 factor beside
+    one is narrowed. ``plus`` broadcasts to the result, a bias (m,) for one; with
+    gradients off one of the result's shape is overwritten by the result.
     """
     if isinstance(alpha, Tensor):  # of sizes, while TorchScript traces
         return product(a * alpha, b, plus, rows=rows)
+    if a.dtype != b.dtype:
+        a, b, size = _narrowed_pair(a, b)
+        if size is not None:
+            out = product(a, b, alpha=alpha, rows=rows)
+            return out * size if plus is None else torch.addcmul(plus, out, size)
     if a.dtype in HALF:
         if rows:
             out = HalfProduct.apply(a, b)
@@ -38,24 +44,37 @@ def product(
             out = transposed(HalfProduct.apply(transposed(b), transposed(a)))
         out = out if alpha == 1 else out * alpha
         return out if plus is None else out + plus
-    if rows:
-        return _product(a, b, plus, alpha)
-    plus = None if plus is None else transposed(plus)
-    return transposed(_product(transposed(b), transposed(a), plus, alpha))
+    return plain_product(a, b, plus, alpha, rows)
 
 
-def _product(a: Tensor, b: Tensor, plus: Tensor | None, alpha: float) -> Tensor:
-    if plus is None:
-        if alpha == 1:
-            return torch.bmm(a, b)
-        return torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=alpha)
-    if (
+def plain_product(
+    a: Tensor,
+    b: Tensor,
+    plus: Tensor | None = None,
+    alpha: float = 1.0,
+    rows: bool = False,
+) -> Tensor:
+    """:func:`product` of two factors of one dtype, in that dtype."""
+    is_bias = plus is not None and plus.ndim == 1
+    if is_bias:
+        plus = plus.view(1, 1, -1)
+    if not rows:
+        a, b = transposed(b), transposed(a)
+        plus = None if plus is None else transposed(plus)
+    if plus is None and alpha == 1:
+        out = torch.bmm(a, b)
+    elif plus is None:
+        out = torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=alpha)
+    elif (
         not torch.is_grad_enabled()
+        and not is_bias  # which is a parameter
         and plus.shape == (*a.shape[:2], b.shape[2])
         and 0 not in plus.stride()  # an expanded one is one row for all
     ):
-        return plus.baddbmm_(a, b, alpha=alpha)
-    return torch.baddbmm(plus, a, b, alpha=alpha)
+        out = plus.baddbmm_(a, b, alpha=alpha)
+    else:
+        out = torch.baddbmm(plus, a, b, alpha=alpha)
+    return out if rows else transposed(out)
 
 
 class HalfProduct(torch.autograd.Function):
@@ -88,7 +107,16 @@ def float32_product(a: Tensor, b: Tensor) -> Tensor:
         return torch.bmm(a.float(), b.float())
 
 
-def narrowed(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+def _narrowed_pair(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Both factors in one dtype, and what the product is to be multiplied by."""
+    if b.dtype in HALF:
+        a, size = _narrowed(a, b.dtype)
+    else:
+        b, size = _narrowed(b, a.dtype)
+    return a, b, size
+
+
+def _narrowed(tensor: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
     """``tensor / s`` in another dtype, and s (B, 1, 1) if it is not 1.
 
     float16 ends at 65504, which sums over positions exceed.
@@ -106,22 +134,21 @@ def is_row_major(x: Tensor) -> bool:
 
 def mix(
     values: Tensor,
-    weight: Tensor,
+    weight: Tensor | None,
     plus: Tensor | None = None,
     rows: bool | None = None,
 ) -> Tensor:
     """``values @ weightᵀ + plus``: a 1x1 convolution of (B, N, D) by (D_out, D).
 
-    ``plus`` is anything that broadcasts to the result, a bias (D_out,) for one. The
-    result lies in memory as ``rows`` says, see :func:`product`; None means as
-    ``values`` do.
+    Without a weight, ``values + plus``. The result lies in memory as ``rows`` says,
+    see :func:`product`; None means as ``values`` do.
     """
+    if weight is None:
+        return values if plus is None else values + plus
     weight = weight.to(values.dtype)
     # A matrix a sample, all at one address: torch.matmul would merge batch and
     # positions, which copies channel-first memory.
     weights = weight.unsqueeze(0).expand(values.shape[0], -1, -1)
-    if plus is not None and plus.ndim == 1:
-        plus = plus.view(1, 1, -1)
     rows = is_row_major(values) if rows is None else rows
     return product(values, transposed(weights), plus, rows=rows)
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..lazy import Map, as_tensor
-from ..machine import Machine, machine_of, precision_of
+from ..machine import Machine, machine_for
 from ..plan import Case, Cost, Strategy
-from ..precision import operand
+from ..precision import nominal, operand
 from ..products import float32_product, mix, transposed
 from .costs import around, pick
 from .tiles import LOG2_E, exponentials, softmax_slope, spans, tile_rows
@@ -147,7 +147,7 @@ class Crossing(Strategy):
         memory stays linear on small maps too, no more than what comes in; but a
         quarter of a MiB is nothing."""
         height, width = grid
-        batch = 8 if isinstance(batch, torch.SymInt) else batch
+        batch = nominal(batch)
         rows = tile_rows(batch, height + width, machine) // width
         largest = max(height * width * channels, 2**16 // max(batch, 1))
         return max(1, min(rows, largest // (width * (height + width)), height))
@@ -160,14 +160,10 @@ class Crossing(Strategy):
             map_.to(values.dtype).unflatten(1, affinity.grid).contiguous()
             for map_ in (query, key, values)
         ]
-        device = values.device.type
-        machine = machine_of(device, precision_of(values.dtype, device))
         channels = query.shape[2] + values.shape[2]
-        step = self._step(query.shape[0], affinity.grid, channels, machine)
+        step = self._step(query.shape[0], affinity.grid, channels, machine_for(values))
         out = CrissCross.apply(*maps, step)[0].flatten(1, 2)
-        if weight is not None:
-            return mix(out, weight, plus)
-        return out if plus is None else out + plus
+        return mix(out, weight, plus)
 
 
 CROSSING = Crossing()

@@ -10,7 +10,7 @@ from ..lazy import LinearMap, Map, as_tensor, wants_rows
 from ..machine import Machine
 from ..plan import Case, Cost, Strategy
 from ..precision import operand
-from ..products import is_row_major, mix, narrowed, product, transposed
+from ..products import is_row_major, mix, product, transposed
 from .costs import maps, pick, products
 
 
@@ -56,14 +56,8 @@ class Factors(Strategy):
     def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
         rows = wants_rows(values)
         context = affinity.context(operand(as_tensor(values)))
-        if weight is not None:
-            context = mix(context, weight, rows=True)
-        left = affinity.left
-        context, size = narrowed(context, left.dtype)
-        if size is None:
-            return product(left, context, plus, rows=rows)
-        out = product(left, context, rows=rows)
-        return out * size if plus is None else torch.addcmul(plus, out, size)
+        context = mix(context, weight, rows=True)
+        return product(affinity.left, context, plus, rows=rows)
 
 
 class FactorsFirst(Factors):
@@ -95,8 +89,7 @@ class OneRow(Strategy):
 
     def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
         out = affinity.context(operand(as_tensor(values)))
-        if weight is not None:
-            out = mix(out, weight)
+        out = mix(out, weight)
         out = out if plus is None else out + plus
         return out.expand(-1, affinity.shape[1], -1)
 

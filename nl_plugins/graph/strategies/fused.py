@@ -76,9 +76,7 @@ class Fused(Strategy):
         )
         out = F.scaled_dot_product_attention(query, key, values, scale=affinity.scale)
         out = out.squeeze(1)
-        if weight is not None:
-            return mix(out, weight, plus, wanted)
-        return out if plus is None else out + plus
+        return mix(out, weight, plus, wanted)
 
 
 FUSED = Fused()

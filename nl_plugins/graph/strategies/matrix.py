@@ -9,7 +9,7 @@ from ..lazy import Map, as_tensor, wants_rows
 from ..machine import Machine
 from ..plan import MATRIX, Case, Cost, Strategy
 from ..precision import at_least_float32, operand
-from ..products import mix, narrowed, product
+from ..products import mix, product
 from .costs import around, pick, products
 
 # Memory stays linear in the number of positions: no more keys than this a query.
@@ -81,14 +81,10 @@ class Matrix(Strategy):
     def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
         rows = wants_rows(values)
         values = operand(as_tensor(values))
-        matrix, size = narrowed(affinity._dense(), values.dtype)
-        if weight is None and size is None:
-            return product(matrix, values, plus, rows=rows)
-        out = product(matrix, values, rows=rows)
-        out = out if size is None else out * size
+        matrix = affinity._dense()
         if weight is None:
-            return out if plus is None else out + plus
-        return mix(out, weight, plus, rows)
+            return product(matrix, values, plus, rows=rows)
+        return mix(product(matrix, values, rows=rows), weight, plus, rows)
 
 
 class Operator(Strategy):
@@ -102,9 +98,7 @@ class Operator(Strategy):
 
     def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
         out = affinity._apply(at_least_float32(as_tensor(values)))
-        if weight is not None:
-            return mix(out, weight, plus)
-        return out if plus is None else out + plus
+        return mix(out, weight, plus)
 
 
 OPERATOR = Operator()

@@ -10,7 +10,7 @@ from torch.autograd.function import once_differentiable
 from ..lazy import Map, as_tensor, wants_rows
 from ..machine import Machine
 from ..plan import Case, Cost, Strategy
-from ..precision import at_least_float32
+from ..precision import at_least_float32, nominal
 from ..products import mix
 from .costs import around, pick
 
@@ -32,8 +32,7 @@ def _sort(rows: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _radix_sorts(rows: Tensor) -> bool:
-    batch = 8 if isinstance(rows.shape[0], torch.SymInt) else rows.shape[0]
-    long = batch * rows.shape[1] >= RADIX
+    long = nominal(rows.shape[0]) * rows.shape[1] >= RADIX
     return rows.device.type == 'cpu' and rows.dtype == torch.float32 and long
 
 
@@ -145,9 +144,7 @@ class Sorted(Strategy):
         )
         values = values if affinity.scale >= 0 else -values
         out = SortedReLU.apply(a, b, values)[0]
-        if weight is not None:
-            return mix(out, weight, plus, rows)
-        return out if plus is None else out + plus
+        return mix(out, weight, plus, rows)
 
 
 SORTED = Sorted()

@@ -162,9 +162,7 @@ class SquareTiles(Strategy):
         features = at_least_float32(as_tensor(affinity.query)).to(values.dtype)
         grad = torch.is_grad_enabled()
         out = SquareSoftmax.apply(features, values, affinity.scale, rows, grad)[0]
-        if weight is not None:
-            return mix(out, weight, plus, rows)
-        return out if plus is None else out + plus
+        return mix(out, weight, plus, rows)
 
 
 SQUARE_TILES = SquareTiles()

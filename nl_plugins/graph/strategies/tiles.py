@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..lazy import Map, as_tensor, wants_rows
-from ..machine import Machine, machine_of, precision_of
+from ..machine import Machine, machine_for
 from ..plan import Case, Cost, Strategy
-from ..precision import HALF, operand
+from ..precision import HALF, nominal, operand
 from ..products import float32_product, mix, transposed
 from .costs import around, cached, pick
 
@@ -35,8 +35,7 @@ LOWEST = -100
 
 def tile_rows(batch: int, keys: int, machine: Machine) -> int:
     """Query positions a tile, from the sizes alone."""
-    batch = 8 if isinstance(batch, torch.SymInt) else batch
-    return max(MIN_ROWS, machine.tile // max(1, batch * keys))
+    return max(MIN_ROWS, machine.tile // max(1, nominal(batch) * keys))
 
 
 def spans(length: int, step: int) -> Iterator[slice]:
@@ -253,15 +252,11 @@ class RowTiles(Strategy):
         query, key = query.to(values.dtype), key.to(values.dtype)
         if affinity.same:  # Dynamo takes no tensor twice
             key = key.view_as(key)
-        device = query.device.type
-        machine = machine_of(device, precision_of(query.dtype, device))
-        step = tile_rows(query.shape[0], key.shape[1], machine)
+        step = tile_rows(query.shape[0], key.shape[1], machine_for(query))
         out = self.function.apply(query, key, values, affinity.scale, step, rows)
         if isinstance(out, tuple):
             out = out[0]
-        if weight is not None:
-            return mix(out, weight, plus, rows)
-        return out if plus is None else out + plus
+        return mix(out, weight, plus, rows)
 
 
 class ReLUTiles(RowTiles):
