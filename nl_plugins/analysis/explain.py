@@ -109,10 +109,4 @@ def is_block(module: nn.Module) -> bool:
 
 
 #: Classes of mmcv and mmseg that compute attention over positions.
-_OTHERS = {
-    '_NonLocalNd',
-    'SelfAttentionBlock',
-    'CrissCrossAttention',
-    'GeneralizedAttention',
-    'PAM',
-}
+_OTHERS = {'_NonLocalNd', 'SelfAttentionBlock', 'GeneralizedAttention'}

@@ -1,5 +1,5 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Peak memory of a computation, on any device."""
+"""Peak memory and the end of a computation, on any device."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from collections.abc import Callable
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+
+def synchronize(device: str = 'cpu') -> None:
+    """Wait until a device has done what was started on it."""
+    if torch.device(device).type == 'cuda':
+        torch.cuda.synchronize(device)
 
 
 def peak_memory(function: Callable[[], object], device: str = 'cpu') -> int:
@@ -26,11 +32,11 @@ def peak_memory(function: Callable[[], object], device: str = 'cpu') -> int:
     """
     gc.collect()
     if torch.device(device).type == 'cuda':
-        torch.cuda.synchronize(device)
+        synchronize(device)
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         result = function()
-        torch.cuda.synchronize(device)
+        synchronize(device)
         del result
         return torch.cuda.max_memory_allocated(device) - before
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # it announces itself, and no GPU

@@ -202,3 +202,24 @@ def test_weights_load_into_a_pruned_copy(name):
     with torch.no_grad():
         one(x), other(x)
         torch.testing.assert_close(one(x), other(x), **EXACT)
+
+
+@pytest.mark.parametrize('name, variant', CASES)
+def test_inference_writes_into_nothing_of_the_users(name, variant):
+    """Results may be written in place, over results only; a bias has the shape of one
+    position's result."""
+    options = dict(BLOCKS[name].variants[variant])
+    if name == 'NLBlock' and options.get('mode') == 'concatenation':
+        options['concat_bias'] = True
+    pooled = options.get('sub_sample') or options.get('pool')
+    x = torch.randn(1, checks.WIDTH, *((2, 2) if pooled else (1, 1))).double()
+    with torch.no_grad():
+        for hooked in [None, *layers(checks.build(BLOCKS[name], options, 2).eval(), x)]:
+            block = checks.build(BLOCKS[name], options, 2).eval()
+            if hooked is not None:
+                block.get_submodule(hooked).register_forward_hook(lambda *_: None)
+            before, given = copy.deepcopy(block.state_dict()), x.clone()
+            first, second = block(given).clone(), block(given)
+            assert torch.equal(first, second) and torch.equal(given, x)
+            for key, value in block.state_dict().items():
+                assert torch.equal(value, before[key]), (hooked, key)

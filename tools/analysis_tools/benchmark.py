@@ -35,7 +35,7 @@ from torch import Tensor, nn
 import nl_plugins  # noqa: F401  (repairs upstream before mm packages are imported)
 from nl_plugins import graph
 from nl_plugins.analysis.complexity import flop_counter
-from nl_plugins.analysis.memory import peak_memory
+from nl_plugins.analysis.memory import peak_memory, synchronize
 from nl_plugins.blocks import BLOCKS
 from nl_plugins.blocks.base import matrix
 
@@ -202,11 +202,6 @@ def best_times(
             if turn < turns[name]:
                 best[name] = min(best[name], once(run))
     return best
-
-
-def synchronize(device: str) -> None:
-    if device != 'cpu':
-        torch.cuda.synchronize(device)
 
 
 def compare(

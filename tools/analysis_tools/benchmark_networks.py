@@ -19,6 +19,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
+from mmengine.logging import MMLogger
 from torch import Tensor, nn
 
 from nl_plugins import accelerate
@@ -173,7 +174,7 @@ def _measure(
 
     ours, other = contexts
     ratios: dict[str, list[float]] = {'forward': [], 'step': []}
-    logging.getLogger('current').setLevel(logging.ERROR)
+    MMLogger.get_current_instance().setLevel(logging.ERROR)
     for _ in range(args.repeats):
         for run in (forward, step):
             model.train(run is step)
@@ -181,7 +182,6 @@ def _measure(
                 'ours': lambda run=run: ours(run),
                 'other': lambda run=run: other(run),
             }
-            # A clock of the machine's: its own threads work.
             found = best_times(runs, args.seconds, args.device)
             ratios[run.__name__].append(found['other'] / found['ours'])
     peaks = [peak_memory(lambda c=c: c(step), args.device) for c in contexts]

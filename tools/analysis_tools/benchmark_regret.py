@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nl_plugins import graph
+from nl_plugins.analysis.memory import synchronize
 from nl_plugins.graph.lazy import linear_maps
 from nl_plugins.graph.plan import case_of, explain_case
 
@@ -129,10 +130,10 @@ def measure(case: tuple, seconds: float, device: str) -> RegretRow | None:
             behind = name != decision.taken and best[name] > 4 * least
             if turn > 1 and (spent[name] > seconds or behind):
                 continue
-            _wait(device)
+            synchronize(device)
             start = time.perf_counter()
             run(name)
-            _wait(device)
+            synchronize(device)
             taken = time.perf_counter() - start
             best[name] = min(best[name], taken)
             spent[name] += taken
@@ -141,11 +142,6 @@ def measure(case: tuple, seconds: float, device: str) -> RegretRow | None:
     return RegretRow(
         kind, batch, positions, width, step, decision.taken, best, estimates
     )
-
-
-def _wait(device: str) -> None:
-    if device != 'cpu':
-        torch.cuda.synchronize(device)
 
 
 def quantile(values: list[float], share: float) -> float:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import torch
 
-from nl_plugins.analysis.memory import peak_memory
+from nl_plugins.analysis.memory import peak_memory, synchronize
 
-from .section import HALF, products, synchronize
+from .section import HALF, products
 
 # Words in the names of the kernels of fused attention.
 _ATTENTION = ('flash', 'fmha', 'attention', 'sdpa')

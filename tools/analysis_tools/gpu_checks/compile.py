@@ -7,8 +7,10 @@ import logging
 
 import torch
 
+from nl_plugins.analysis.memory import synchronize
+
 from .capture import Step, close, judge
-from .section import Section, relative_error, sentence, synchronize, variants
+from .section import Section, relative_error, sentence, variants
 
 CHECK = 'compile(fullgraph=True), forward and backward'
 

@@ -125,11 +125,6 @@ def sentence(error: BaseException) -> str:
     return f'{type(error).__name__}: {lines[0][:200]}'
 
 
-def synchronize(device: str) -> None:
-    if device != 'cpu':
-        torch.cuda.synchronize(device)
-
-
 @contextmanager
 def products(name: str) -> Iterator[None]:
     """Float32 products in TF32 for ``'tf32'``, and in float32 for all others."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from .clock import kernels, mebibytes, milliseconds, rates
 from .section import (
@@ -240,11 +239,10 @@ def _roofline(
     section: Section, row: dict, module: nn.Module, x: Tensor, kind: str
 ) -> None:
     """The share of the card's own rates: products, and x read and written once."""
-    from nl_plugins.analysis.complexity import OPERATORS
+    from nl_plugins.analysis.complexity import flop_counter
 
-    with FlopCounterMode(display=False, custom_mapping=OPERATORS) as counter:
-        with torch.no_grad(), cast(kind, section.device):
-            module.eval()(x)
+    with flop_counter() as counter, torch.no_grad(), cast(kind, section.device):
+        module.eval()(x)
     flop, found = counter.get_total_flops(), section.rows['rates']
     rate = found.get(kind, found['fp32'])
     products = flop / rate / 1e9

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .section import HALF, Section, products, synchronize
+from nl_plugins.analysis.memory import synchronize
+
+from .section import HALF, Section, products
 
 CONFIGS = Path(__file__).resolve().parents[3] / 'configs' / 'classification'
 SNL = 'snl/preresnet20-snl1_1xb128-310e-device-augment_cifar10.py'
