@@ -44,12 +44,41 @@ def operand(tensor: Tensor) -> Tensor:
     return tensor if tensor.device.type == 'cuda' else at_least_float32(tensor)
 
 
-def softmax(logits: Tensor) -> Tensor:
-    """The softmax over the last dimension."""
-    weights = logits.softmax(-1)
-    if weights.device.type != 'cpu' or is_traced():  # TorchScript's exporter lacks it
-        return weights
-    return F.threshold(weights, LEAST, 0)
+def softmax(logits: Tensor, dim: int = -1) -> Tensor:
+    """The softmax over a dimension."""
+    if logits.device.type != 'cpu' or is_traced():
+        return logits.softmax(dim)
+    if torch.compiler.is_compiling():  # which takes no function with a jvp, and fuses
+        return F.threshold(logits.softmax(dim), LEAST, 0)
+    return _Softmax.apply(logits, dim)
+
+
+class _Softmax(torch.autograd.Function):
+    """The softmax without the smallest weights, which no second tensor keeps."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(logits: Tensor, dim: int) -> Tensor:
+        return F.threshold_(logits.softmax(dim), LEAST, 0)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        ctx.dim = inputs[1]
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple:
+        return _Softmax.jvp(ctx, grad, None), None
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor, _) -> Tensor:
+        # Its own transpose. torch's operator copies one that lies transposed in memory.
+        (weights,) = ctx.saved_tensors
+        slope = weights * tangent
+        mean = slope.sum(ctx.dim, keepdim=True)
+        return slope.addcmul_(weights, mean, value=-1)
 
 
 def autocasts(device: torch.device) -> bool:
