@@ -130,9 +130,9 @@ def measure(name: str, args: argparse.Namespace) -> list[str]:
             return module(*inputs)
 
     def step() -> None:
-        module.zero_grad(set_to_none=True)
         values = [x.clone().requires_grad_() for x in inputs]
         module(*values).square().sum().backward()
+        module.zero_grad(set_to_none=True)
 
     def under(applied: bool, function: Callable):
         (accelerate.apply if applied else accelerate.undo)()
