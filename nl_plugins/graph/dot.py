@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .affinity import Affinity, PairAffinity
 from .lazy import Map, as_tensor
-from .precision import at_least_float32, debugging, operand
+from .precision import at_least_float32, debugging, may_learn, operand
 from .products import concat_channels, product, transposed
 from .strategies.factors import (
     BLOCK_GRAM,
@@ -136,7 +136,7 @@ class SymmetricAffinity(PairAffinity, LowRankAffinity):
             left, right = self.pair()
             features = self._features
             may_write = not (
-                features is None or features.requires_grad or torch.is_grad_enabled()
+                features is None or features.requires_grad or may_learn()
             )
             scale = Tensor.mul_ if may_write else torch.mul
             if self.symmetric:

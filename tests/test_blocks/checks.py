@@ -182,12 +182,15 @@ def check_half_precision(block, variant, ndim) -> None:
 
 
 def check_trace(block, variant, ndim) -> None:
-    """A traced block takes maps of other sizes."""
+    """A block traced with gradients takes maps of other sizes, and can be trained."""
     module, x = build(block, variant, ndim).eval(), sample(ndim)
-    traced = torch.jit.trace(module, x, check_trace=False)
-    larger = torch.cat([x, x.flip(-1)], dim=-1)
+    traced = torch.jit.trace(module, x)  # checked by a trace without gradients
+    larger = torch.cat([x, x.flip(-1)], dim=-1).requires_grad_()
+    outs = traced(larger), module(larger)
+    slopes = [torch.autograd.grad(out.square().sum(), larger)[0] for out in outs]
     # Sizes are tensors while tracing, and 1 / M of an integer tensor is float32.
-    torch.testing.assert_close(traced(larger), module(larger), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-3)
 
 
 ALL = (
