@@ -135,9 +135,7 @@ class SymmetricAffinity(PairAffinity, LowRankAffinity):
         if self._factors is None:
             left, right = self.pair()
             features = self._features
-            may_write = not (
-                features is None or features.requires_grad or may_learn()
-            )
+            may_write = not (features is None or features.requires_grad or may_learn())
             scale = Tensor.mul_ if may_write else torch.mul
             if self.symmetric:
                 left = concat_channels(left, right) if features is None else features

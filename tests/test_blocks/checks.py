@@ -181,6 +181,18 @@ def check_half_precision(block, variant, ndim) -> None:
     assert error < 0.2
 
 
+def check_second_derivative(block, variant, ndim) -> None:
+    """That of the fast form through the residual sum is that of the dense form."""
+    module, x = build(block, variant, ndim).eval(), sample(ndim).requires_grad_()
+    found = []
+    for formulation in ('fast', 'dense'):
+        with force(formulation):
+            loss = module(x).square().sum()
+            (first,) = torch.autograd.grad(loss, x, create_graph=True)
+            found += torch.autograd.grad(first.square().sum(), x)
+    assert_same(found[:1], found[1:], 1e-8)
+
+
 def check_trace(block, variant, ndim) -> None:
     """A block traced with gradients takes maps of other sizes, and can be trained."""
     module, x = build(block, variant, ndim).eval(), sample(ndim)
@@ -202,5 +214,6 @@ ALL = (
     check_parameters,
     check_autocast,
     check_half_precision,
+    check_second_derivative,
     check_trace,
 )
