@@ -1,6 +1,8 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """TrainOnlyHook on small models and in a runner."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn as nn
@@ -102,7 +104,7 @@ def _new_blocks():
 def test_the_norm_of_a_new_block_learns(block, norm):
     """It starts at zero gain: frozen there the block would stay the identity."""
     net = Net()
-    net.stage[2].block = block
+    net.stage[2].block = block = copy.deepcopy(block)
     net.stage[2].register_forward_hook(lambda m, args, out: m.block(out))
     hook = TrainOnlyHook(norm=norm)
     hook.apply(net.train())
