@@ -77,8 +77,9 @@ def _register() -> None:
     # graph needs torch alone, so mmengine may be missing.
     if not compat.is_installed('mmengine'):
         return
-    from .registry import defer, defer_shared
+    from .registry import defer, defer_shared, name_owners
 
+    name_owners()
     defer_shared(*filter(find_spec, (f'{__name__}.{module}' for module in _SHARED)))
     for codebase in CODEBASES.values():
         if find_spec(codebase.adapter):

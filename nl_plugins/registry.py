@@ -5,12 +5,14 @@
 registries below and then their parents.
 """
 
+import functools
+import re
 from importlib import import_module
 from types import ModuleType
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import Registry
+from mmengine.registry import Registry, build_functions
 
 from .codebases import CODEBASES, Codebase, require
 from .compat import when_imported
@@ -66,6 +68,46 @@ def _add_location(registry: Registry, module: str) -> None:
         registry._locations = [*registry._locations, module]
 
 
+def name_owners() -> None:
+    """Let a look-up of a class of ours in another codebase's config say whose it is."""
+    build = build_functions.build_from_cfg
+    if hasattr(build, 'names_owners'):
+        return
+
+    @functools.wraps(build)
+    def build_from_cfg(cfg, registry, default_args=None):
+        try:
+            return build(cfg, registry, default_args)
+        except KeyError as error:
+            name = cfg.get('type') if isinstance(cfg, dict) else None
+            sentence = _owner(name, str(error)) if isinstance(name, str) else None
+            if sentence is None:
+                raise
+            raise KeyError(sentence) from error
+
+    build_from_cfg.names_owners = True
+    build_functions.build_from_cfg = build_from_cfg
+
+
+def _owner(name: str, error: str) -> str | None:
+    from . import _public_names
+
+    found = re.match(rf"'{re.escape(name)} is not in the (\w+)::", error)
+    owners = [
+        one.package for one in CODEBASES.values() if name in _public_names(one.extra)
+    ]
+    if not found or not owners or found[1] in owners:
+        return None
+    if name.endswith('Head'):
+        remedy = (
+            'NonLocalBackbone and NonLocalNeck put its block into a network of any '
+            'codebase'
+        )
+    else:
+        remedy = f"write type='{owners[0]}.{name}' to have it all the same"
+    return f'{name} is for {" and ".join(owners)} only, not for {found[1]}: {remedy}'
+
+
 __all__ = [
     'CODEBASES',
     'HOOKS',
@@ -73,5 +115,6 @@ __all__ = [
     'Codebase',
     'defer',
     'defer_shared',
+    'name_owners',
     'require',
 ]

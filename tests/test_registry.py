@@ -227,6 +227,24 @@ assert MODELS.get('nl_plugins.SNLBlock') is nl_plugins.SNLBlock
 """
 
 
+@pytest.mark.parametrize('name', ['NonLocalHead', 'SNLHead'])
+@pytest.mark.parametrize('scope', ['mmpretrain', 'mmaction'])
+def test_a_head_of_mmseg_in_another_config(scope, name):
+    models = import_module(f'{pytest.importorskip(scope).__name__}.registry').MODELS
+    with pytest.raises(
+        KeyError, match=f'{name} is for mmseg only, not for {scope}: NonLocalBackbone'
+    ):
+        models.build(dict(type=name, in_channels=8))
+
+
+def test_a_network_of_another_codebase():
+    models = pytest.importorskip('mmseg.registry').MODELS
+    with pytest.raises(KeyError, match="write type='mmaction.InceptionI3D'"):
+        models.build(dict(type='InceptionI3D'))
+    with pytest.raises(KeyError, match='NoSuchNet is not in the mmseg::model registry'):
+        models.build(dict(type='NoSuchNet'))
+
+
 def run_hiding(hidden: str, code: str, root: Path) -> str:
     # Standard error is shown by pytest when the child fails.
     return subprocess.run(

@@ -44,6 +44,11 @@ def samples_of(
         _running.samples, _running.frames, _running.clip = before
 
 
+def count_samples(module: nn.Module, args: tuple) -> None:
+    """Forward pre-hook of a backbone that is called with a part of the samples."""
+    _running.samples = args[0].shape[0]
+
+
 def clip_of_input() -> int | None:
     """The frames of a clip of the input that :func:`samples_of` told, if it did."""
     return _running.clip
@@ -52,36 +57,43 @@ def clip_of_input() -> int | None:
 def frames_to_clip(x: Tensor, num_segments: int | str) -> Tensor:
     """(N * T, C, H, W) -> (N, C, T, H, W) with T = ``num_segments``, a view.
 
-    Inside :func:`samples_of` every sample must hold whole clips, and
-    ``num_segments='input'`` takes the frames of the clips that it names.
+    Inside :func:`samples_of` every sample, and every clip that it names, must hold
+    whole clips; ``num_segments='input'`` takes the frames of the clips that it names.
 
     Raises:
-        ValueError: If the frames of the batch, or of one sample, are not a multiple
-            of ``num_segments``; if ``'input'`` is asked of a network that nobody
-            told its samples.
+        ValueError: If the frames of the batch, of one sample or of one of its clips
+            are not a multiple of ``num_segments``; if ``'input'`` is asked of a
+            network that nobody told its samples.
     """
     frames, samples = x.shape[0], _running.samples
     if samples and frames % samples:
-        samples = None  # a part of the batch, as with max_testing_views
+        samples = None  # called with something else than the recogniser's batch
+    in_sample, clip = frames // samples if samples else frames, None
+    if samples and _running.clip is not None:
+        # Networks that pool frames have fewer here than in the input.
+        clip = _running.clip * in_sample // _running.frames
     if num_segments == 'input':
         if not samples:
             raise ValueError(
                 "num_segments='input' needs a recogniser of mmaction, which knows the "
                 'frames of a sample: give the number of frames that a clip has'
             )
-        if _running.clip is None:
+        if clip is None:
             raise ValueError(
                 "num_segments='input' does not know the frames of a clip in a test, "
                 "whose samples may hold several crops: add 'num_clips' to meta_keys "
                 'of PackActionInputs, or give the number'
             )
-        # Networks that pool frames have fewer here than in the input.
-        num_segments = _running.clip * (frames // samples) // _running.frames
-    in_sample = frames // samples if samples else frames
-    if in_sample % num_segments:
-        whose = f'one of its {samples} samples' if samples else 'the batch'
+        num_segments = clip
+    whole, whose = in_sample, 'the batch'
+    if samples:
+        whose = f'one of its {samples} samples'
+    if clip is not None and clip != in_sample:
+        whole, whose = clip, f'one of the clips of its {samples} samples'
+    # A sample of 24 frames and num_clips=3 holds clips of 3 frames, or 3 clips.
+    if whole % num_segments and (in_sample // whole) % num_segments:
         raise ValueError(
-            f'num_segments={num_segments} does not divide the {in_sample} frames of '
+            f'num_segments={num_segments} does not divide the {whole} frames of '
             f'{whose} {tuple(x.shape)}: give the number of frames that a clip has at '
             "this layer, or num_segments='input' where it differs between training "
             'and test'

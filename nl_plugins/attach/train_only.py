@@ -17,6 +17,7 @@ from mmengine.registry import HOOKS
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm, _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
+from ..blocks import NonLocalBlock
 from ..options import checked
 
 NORMS = (_BatchNorm, _InstanceNorm, nn.GroupNorm, nn.LayerNorm)
@@ -48,8 +49,9 @@ class TrainOnlyHook(Hook):
         norm (str): ``'train'`` leaves norm layers alone; ``'freeze_affine'`` freezes
             their weights and biases, running statistics still move; ``'freeze'``
             also keeps them in evaluation mode. Defaults to ``'train'``.
-        norm_except (str | Sequence[str]): Norm layers that match escape ``norm``.
-            Defaults to ().
+        norm_except (str | Sequence[str], optional): Norm layers that match escape
+            ``norm``. Defaults to None, those in non-local blocks, ours and mmcv's: a
+            new block starts at zero gain and would never learn. ``()`` spares none.
 
     Raises:
         ValueError: Unknown ``norm``; a pattern or ``freeze_before`` that matches
@@ -69,13 +71,13 @@ class TrainOnlyHook(Hook):
         freeze: str | Sequence[str] = (),
         freeze_before: str | None = None,
         norm: Literal['train', 'freeze_affine', 'freeze'] = 'train',
-        norm_except: str | Sequence[str] = (),
+        norm_except: str | Sequence[str] | None = None,
     ) -> None:
         self.patterns = None if train is None else _as_list(train)
         self.freeze = _as_list(freeze)
         self.freeze_before = freeze_before
         self.norm = norm
-        self.norm_except = _as_list(norm_except)
+        self.norm_except = None if norm_except is None else _as_list(norm_except)
         self.fixed_norms: list[nn.Module] = []
 
     def apply(self, model: nn.Module) -> None:
@@ -144,7 +146,11 @@ class TrainOnlyHook(Hook):
             for name, module in model.named_modules()
             if isinstance(module, NORMS)
         }
-        for name in _matching('norm_except', self.norm_except, list(layers)):
+        if self.norm_except is None:
+            spared = _in_blocks(model) & layers.keys()
+        else:
+            spared = _matching('norm_except', self.norm_except, list(layers))
+        for name in spared:
             del layers[name]
         if self.norm == 'freeze':
             self.fixed_norms = list(layers.values())
@@ -157,6 +163,18 @@ class TrainOnlyHook(Hook):
 
 def _as_list(patterns: str | Sequence[str]) -> list[str]:
     return [patterns] if isinstance(patterns, str) else list(patterns)
+
+
+def _in_blocks(model: nn.Module) -> set[str]:
+    """Names of the modules in non-local blocks."""
+    from mmcv.cnn.bricks.non_local import _NonLocalNd
+
+    return {
+        f'{name}.{inner}'
+        for name, block in model.named_modules()
+        if isinstance(block, (NonLocalBlock, _NonLocalNd))
+        for inner, _ in block.named_modules()
+    }
 
 
 def _num_trainable(model: nn.Module) -> int:

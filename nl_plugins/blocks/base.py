@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..graph import Affinity
 from ..graph.lazy import Map, as_tensor, linear_maps, transparent, untouched
-from ..graph.precision import is_traced
+from ..graph.precision import is_traced, may_learn
 from ..graph.products import is_row_major, transposed
 from ..options import Cfg, Count, check, checked, documented, parameters
 
@@ -237,7 +237,7 @@ class NonLocalBlock(BaseModule):
         del filtered
         # In place where it can be: fresh memory costs more than the addition. Autograd
         # copies a map to add to a view in place, so not there.
-        may_write = not torch.is_grad_enabled()
+        may_write = not may_learn()
         if transparent(conv_out):
             out, may_write = self._after_weight(conv_out, out, may_write)
         else:
@@ -265,6 +265,8 @@ class NonLocalBlock(BaseModule):
                 return activate(out), False
             if torch.is_grad_enabled() and not is_traced():
                 return OpenReLU.apply(out)[0], True
+            if is_traced():  # a traced module can be trained
+                return out.relu(), False
             return out.relu_() if may_write else out.relu(), True
         return out, may_write
 

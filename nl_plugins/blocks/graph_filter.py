@@ -13,6 +13,7 @@ from torch import Tensor
 from ..graph import Affinity, DotAffinity, SoftmaxAffinity, SymmetricAffinity
 from ..graph.filters import reused
 from ..graph.lazy import Map, as_tensor, side_by_side
+from ..graph.precision import may_learn
 from ..graph.products import concat_channels
 from ..options import Cfg, Count
 from .base import Init, NonLocalBlock, matrix
@@ -167,7 +168,7 @@ class GraphFilterBlock(NonLocalBlock):
             return SoftmaxAffinity(pair, swapped, 0.5)
         pair = as_tensor(side_by_side(theta, phi))
         # The maps are ours: without gradients nobody needs them unrectified.
-        pair = torch.relu(pair) if torch.is_grad_enabled() else torch.relu_(pair)
+        pair = torch.relu(pair) if may_learn() else torch.relu_(pair)
         if self.affinity_type == 'sym_norm':
             return SymmetricAffinity.from_features(pair, symmetric=self.symmetric)
         theta, phi = pair.chunk(2, dim=-1)

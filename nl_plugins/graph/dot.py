@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .affinity import Affinity, PairAffinity
 from .lazy import Map, as_tensor
-from .precision import at_least_float32, debugging, operand
+from .precision import at_least_float32, debugging, may_learn, operand
 from .products import concat_channels, product, transposed
 from .strategies.factors import (
     BLOCK_GRAM,
@@ -135,9 +135,7 @@ class SymmetricAffinity(PairAffinity, LowRankAffinity):
         if self._factors is None:
             left, right = self.pair()
             features = self._features
-            may_write = not (
-                features is None or features.requires_grad or torch.is_grad_enabled()
-            )
+            may_write = not (features is None or features.requires_grad or may_learn())
             scale = Tensor.mul_ if may_write else torch.mul
             if self.symmetric:
                 left = concat_channels(left, right) if features is None else features

@@ -130,6 +130,14 @@ def is_traced() -> bool:
     return torch.jit.is_tracing()
 
 
+def may_learn() -> bool:
+    """Whether a backward pass may follow, so that nothing is written in place.
+
+    TorchScript checks a trace by another without gradients: the two must not differ.
+    """
+    return torch.is_grad_enabled() or is_traced()
+
+
 def is_exported() -> bool:
     """Whether ``torch.export`` captures a graph for another runtime."""
     return getattr(torch.compiler, 'is_exporting', lambda: False)()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .precision import HALF
+from .precision import HALF, may_learn
 
 
 def transposed(x: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def plain_product(
     elif plus is None:
         out = torch.baddbmm(a.new_empty(1, 1, 1), a, b, beta=0, alpha=alpha)
     elif (
-        not torch.is_grad_enabled()
+        not may_learn()
         and not is_bias  # which is a parameter
         and plus.shape == (*a.shape[:2], b.shape[2])
         and 0 not in plus.stride()  # an expanded one is one row for all

@@ -4,24 +4,29 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from mmaction.models.recognizers import BaseRecognizer, Recognizer2D, Recognizer3D
 
-from ..attach.layout import clip_of_input, samples_of
+from ..attach.layout import clip_of_input, count_samples, samples_of
 
 
 def telling_clips(predict):
     """``predict`` of a recogniser, inside which the frames of a clip are known.
 
-    They are ``num_clips`` of the data samples, where ``meta_keys`` of
-    ``PackActionInputs`` has it: a sample of a test may hold several crops of a clip.
+    They are ``num_clips`` of the data samples, or ``clip_len`` where that is more than
+    one frame and known, too. ``meta_keys`` of ``PackActionInputs`` must have them: a
+    sample of a test may hold several crops of a clip.
     """
 
     @functools.wraps(predict)
     def told(self, inputs, data_samples, **options):
         first = next(iter(data_samples or ()), None)
         clip = getattr(first, 'num_clips', None)
+        length = getattr(first, 'clip_len', None) or 1
+        clip = length if length > 1 else clip
         with samples_of(inputs.shape[0], clip=clip):
             return predict(self, inputs, data_samples, **options)
 
@@ -40,12 +45,20 @@ def telling_samples(extract_feat):
     @functools.wraps(extract_feat)
     def told(self, inputs, stage='neck', data_samples=None, test_mode=False, **options):
         samples, frames = inputs.shape[:2]
+        parts = nullcontext()
         if isinstance(self, Recognizer2D):
             _check_own(getattr(self.backbone, 'num_segments', None), frames)
             clip = clip_of_input() if test_mode else frames
+            # A head that is told the frames of a clip, as TSM's is, knows best.
+            of_head = getattr(getattr(self, 'cls_head', None), 'num_segments', None)
+            clip = of_head if isinstance(of_head, int) else clip
         else:  # its views are clips, which the backbone takes as samples
             samples, frames, clip = samples * frames, inputs.shape[3], inputs.shape[3]
-        with samples_of(samples, frames, clip):
+            if test_mode and (self.test_cfg or {}).get('max_testing_views'):
+                parts = _removed_after(
+                    self.backbone.register_forward_pre_hook(count_samples)
+                )
+        with samples_of(samples, frames, clip), parts:
             return extract_feat(
                 self,
                 inputs,
@@ -57,6 +70,14 @@ def telling_samples(extract_feat):
 
     told.tells_samples = True
     return told
+
+
+@contextmanager
+def _removed_after(handle: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _check_own(num_segments: Any, frames: int) -> None:

@@ -353,13 +353,14 @@ def test_the_property_can_be_lost(prop):
     assert any(not isinstance(outcome(case, prop), Exception) for case in CASES)
 
 
+@pytest.mark.parametrize('prop', ['backward', 'double_backward'])
 @pytest.mark.parametrize('case', CASES)
-def test_without_the_matrix_too(case):
+def test_without_the_matrix_too(case, prop):
     """At these sizes the matrix is cheapest; here the operators compute."""
-    expected = outcome(case, 'backward')
+    expected = outcome(case, prop)
     accelerate.apply()
     with graph.force('fast'):
-        found = outcome(case, 'backward')
+        found = outcome(case, prop)
     if not isinstance(expected, Exception):
         assert_alike(found, expected, 1e-7)
     else:

@@ -82,6 +82,62 @@ def test_pooled_frames_follow_too():
         assert frames_to_clip(torch.zeros(8, 5, 1, 1), 'input').shape[:3] == (4, 5, 2)
 
 
+def test_segments_against_the_clips_of_a_test():
+    """30 frames that are three crops of 10 are five times 6, but 10 are not."""
+    from mmaction.structures import ActionDataSample
+
+    model = _recogniser(insert=dict(num_segments=6))
+    sample = ActionDataSample()
+    sample.set_metainfo(dict(num_clips=10))
+    with pytest.raises(ValueError, match='does not divide the 10 frames of one of the'):
+        model(torch.randn(1, 30, 3, 16, 16), [sample], mode='predict')
+    for num_clips in (6, 5):  # five crops, or five clips of six frames
+        sample.set_metainfo(dict(num_clips=num_clips))
+        model(torch.randn(1, 30, 3, 16, 16), [sample], mode='predict')
+
+
+@pytest.mark.parametrize('given', [8, 'input'])
+def test_segments_against_those_of_the_head(given):
+    """TSM's head knows the frames of a clip, of which a test may hold two."""
+    model = _recogniser(insert=dict(num_segments=given), head='TSMHead', num_segments=8)
+    seen = _spy(model)
+    for test_mode in (False, True):
+        model.extract_feat(torch.randn(1, 16, 3, 16, 16), test_mode=test_mode)
+    assert [shape[:3] for shape in seen] == [(2, 128, 8)] * 2
+    model = _recogniser(insert=dict(num_segments=16), head='TSMHead', num_segments=8)
+    with pytest.raises(
+        ValueError, match='num_segments=16 does not divide the 8 frames'
+    ):
+        model.extract_feat(torch.randn(1, 16, 3, 16, 16), test_mode=True)
+
+
+@pytest.mark.parametrize('segments, works', [(4, True), (8, False)])
+def test_parts_of_the_views_of_a_test(segments, works):
+    model = build(
+        'mmaction',
+        dict(
+            type='Recognizer3D',
+            backbone=dict(
+                type='NonLocalBackbone',
+                backbone=dict(type='C2D', **_C2D),
+                inserts=[dict(after='layer2.0', num_segments=segments, cfg=NL3D)],
+            ),
+            cls_head=dict(type='I3DHead', num_classes=3, in_channels=128),
+            test_cfg=dict(max_testing_views=4),
+        ),
+    ).eval()
+    seen, views = _spy(model), torch.randn(1, 6, 3, 8, 16, 16)
+    if works:
+        model.extract_feat(views, test_mode=True)
+        assert [shape[:3] for shape in seen] == [(4, 128, 4), (2, 128, 4)]
+    else:
+        with pytest.raises(ValueError, match='num_segments=8 does not divide the 4'):
+            model.extract_feat(views, test_mode=True)
+
+
+_C2D = dict(depth=18, num_stages=2, out_indices=(1,), strides=(1, 2), dilations=(1, 1))
+
+
 def test_clips_of_a_3d_recogniser():
     model = build(
         'mmaction',
@@ -89,14 +145,7 @@ def test_clips_of_a_3d_recogniser():
             type='Recognizer3D',
             backbone=dict(
                 type='NonLocalBackbone',
-                backbone=dict(
-                    type='C2D',
-                    depth=18,
-                    num_stages=2,
-                    out_indices=(1,),
-                    strides=(1, 2),
-                    dilations=(1, 1),
-                ),
+                backbone=dict(type='C2D', **_C2D),
                 inserts=[dict(after='layer2.0', num_segments='input', cfg=NL3D)],
             ),
             cls_head=dict(type='I3DHead', num_classes=3, in_channels=128),

@@ -1,6 +1,8 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """What else acts on a backbone: freezing by type, rates by layer, fusing, tracing."""
 
+import importlib
+
 import pytest
 import torch
 import torch.nn as nn
@@ -114,6 +116,115 @@ def test_a_block_has_the_rate_of_the_module_that_it_follows(name):
             rate for key, rate in rates.items() if key.startswith(f'backbone.{block}')
         }
         assert own == {of_host[-1]}
+
+
+# mmseg, mmaction and mmdet decide by the names of parameters.
+_CONVNEXT = dict(
+    type='mmpretrain.ConvNeXt',
+    arch=dict(depths=[1, 1, 4, 1], channels=[8, 16, 24, 32]),
+    gap_before_final_norm=False,
+)
+_SEGMENTER = dict(img_size=64, embed_dims=24, num_layers=2, num_heads=2, out_indices=1)
+_MVIT = dict(embed_dims=16, num_layers=4, num_heads=1, downscale_indices=[1, 2, 3])
+_BY_NAME = {
+    **{
+        f'{scope}-convnext-{kind}': (
+            scope,
+            _CONVNEXT,
+            ['stages.2', 'stages.1.0', 'downsample_layers.1'],
+            dict(decay_type=kind, num_layers=6),
+        )
+        for scope in ('mmseg', 'mmdet')
+        for kind in ('layer_wise', 'stage_wise')
+    },
+    'mmseg-beit': (
+        'mmseg',
+        dict(_SEGMENTER, type='BEiT', qv_bias=True, init_values=0.1),
+        ['layers.0', 'patch_embed'],
+        dict(decay_type='layer_wise', num_layers=2),
+    ),
+    'mmseg-mae': (
+        'mmseg',
+        dict(_SEGMENTER, type='MAE', init_values=0.1),
+        ['layers.0', 'patch_embed'],
+        dict(decay_type='layer_wise', num_layers=2),
+    ),
+    'mmaction-mvit': (
+        'mmaction',
+        dict(type='MViT', arch=_MVIT, spatial_size=64, temporal_size=8),
+        ['blocks.1', 'patch_embed'],
+        dict(decay_type='layer_wise', num_layers=4),
+    ),
+    'mmaction-vit': (
+        'mmaction',
+        dict(
+            type='VisionTransformer',
+            img_size=64,
+            embed_dims=24,
+            depth=2,
+            num_heads=2,
+            num_frames=8,
+        ),
+        ['blocks.0', 'patch_embed'],
+        dict(decay_type='layer_wise', num_layers=2),
+    ),
+}
+
+
+@pytest.mark.parametrize('name', _BY_NAME)
+def test_rates_by_the_names_of_parameters(name):
+    scope, backbone, after, options = _BY_NAME[name]
+    pytest.importorskip(scope)
+    if backbone['type'].startswith('mmpretrain'):
+        pytest.importorskip('mmpretrain')
+    engine = importlib.import_module(f'{scope}.engine.optimizers')
+    block = NL3D if scope == 'mmaction' else NL
+    model = nn.Module()
+    model.backbone = build(
+        scope,
+        dict(
+            type='NonLocalBackbone',
+            backbone=backbone,
+            inserts=[dict(after=after, cfg=block)],
+        ),
+    )
+    constructor = engine.LearningRateDecayOptimizerConstructor(
+        dict(optimizer=dict(type='SGD', lr=1.0, weight_decay=0.1)),
+        dict(decay_rate=0.5, **options),
+    )
+    groups = constructor(model).optimizer.param_groups
+    rates = {key: group['lr'] for group in groups for key in group['param_names']}
+    assert rates.keys() == dict(model.named_parameters()).keys()
+    for block in blocks_of(model.backbone):
+        host = f'backbone.{block.rpartition(".")[0]}.'
+        near = {rates[key] for key in rates if key.startswith(host)}
+        assert len(near) == 1, block  # host and block
+
+
+def test_rates_of_video_swin():
+    """mmaction's constructor multiplies the rate of every name with a key in it."""
+    pytest.importorskip('mmaction')
+    from mmaction.engine.optimizers import SwinOptimWrapperConstructor
+
+    model = nn.Module()
+    model.backbone = build(
+        'mmaction',
+        dict(
+            type='NonLocalBackbone',
+            backbone=dict(
+                type='SwinTransformer3D',
+                arch=dict(embed_dims=8, depths=[1, 1, 2, 1], num_heads=[1, 2, 2, 4]),
+            ),
+            inserts=[dict(after='layers.2', cfg=NL3D)],
+        ),
+    )
+    constructor = SwinOptimWrapperConstructor(
+        dict(optimizer=dict(type='SGD', lr=1.0, weight_decay=0.1)),
+        dict(backbone=dict(lr_mult=0.1)),
+    )
+    groups = constructor(model).optimizer.param_groups
+    assert len(groups) == len(list(model.parameters()))
+    assert {group['lr'] for group in groups} == {0.1}
 
 
 def test_a_host_that_fusing_would_replace_is_refused():

@@ -57,7 +57,7 @@ def test_export(case):
 
 def test_jit_trace(case):
     net, x, expected = case
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # traced sizes become constants
         traced = torch.jit.trace(net, x)
     _same(traced, x, expected)

@@ -1,6 +1,8 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """TrainOnlyHook on small models and in a runner."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn as nn
@@ -8,6 +10,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
 from nl_plugins.attach import TrainOnlyHook
+from nl_plugins.blocks import NLBlock, SNLBlock
 
 
 class Net(BaseModel):
@@ -86,6 +89,35 @@ def test_norms(norm):
     hook.before_train_iter(None, 0)
     assert net.norm.training == (norm == 'freeze_affine')
     assert net.stage[1].training and net.stage[0].training
+
+
+def _new_blocks():
+    from mmcv.cnn import NonLocal2d
+
+    yield NLBlock(4, norm_cfg=dict(type='BN'))
+    yield SNLBlock(4)
+    yield NonLocal2d(4, norm_cfg=dict(type='BN'))
+
+
+@pytest.mark.parametrize('norm', ['freeze_affine', 'freeze'])
+@pytest.mark.parametrize('block', _new_blocks(), ids=lambda b: type(b).__name__)
+def test_the_norm_of_a_new_block_learns(block, norm):
+    """It starts at zero gain: frozen there the block would stay the identity."""
+    net = Net()
+    net.stage[2].block = block = copy.deepcopy(block)
+    net.stage[2].register_forward_hook(lambda m, args, out: m.block(out))
+    hook = TrainOnlyHook(norm=norm)
+    hook.apply(net.train())
+    hook.before_train_iter(None, 0)
+    assert all(module.training for module in block.modules())
+    frozen = {name for name, p in net.named_parameters() if not p.requires_grad}
+    assert frozen == NORMS
+    net(torch.randn(4, 2, 6, 6)).square().sum().backward()
+    gain = block.conv_out.bn.weight
+    assert (gain == 0).all() and gain.grad.abs().sum() > 0
+    hook = TrainOnlyHook(norm=norm, norm_except=())
+    hook.apply(net)
+    assert not gain.requires_grad
 
 
 @pytest.mark.parametrize(

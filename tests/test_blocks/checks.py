@@ -181,13 +181,28 @@ def check_half_precision(block, variant, ndim) -> None:
     assert error < 0.2
 
 
+def check_second_derivative(block, variant, ndim) -> None:
+    """That of the fast form through the residual sum is that of the dense form."""
+    module, x = build(block, variant, ndim).eval(), sample(ndim).requires_grad_()
+    found = []
+    for formulation in ('fast', 'dense'):
+        with force(formulation):
+            loss = module(x).square().sum()
+            (first,) = torch.autograd.grad(loss, x, create_graph=True)
+            found += torch.autograd.grad(first.square().sum(), x)
+    assert_same(found[:1], found[1:], 1e-8)
+
+
 def check_trace(block, variant, ndim) -> None:
-    """A traced block takes maps of other sizes."""
+    """A block traced with gradients takes maps of other sizes, and can be trained."""
     module, x = build(block, variant, ndim).eval(), sample(ndim)
-    traced = torch.jit.trace(module, x, check_trace=False)
-    larger = torch.cat([x, x.flip(-1)], dim=-1)
+    traced = torch.jit.trace(module, x)  # checked by a trace without gradients
+    larger = torch.cat([x, x.flip(-1)], dim=-1).requires_grad_()
+    outs = traced(larger), module(larger)
+    slopes = [torch.autograd.grad(out.square().sum(), larger)[0] for out in outs]
     # Sizes are tensors while tracing, and 1 / M of an integer tensor is float32.
-    torch.testing.assert_close(traced(larger), module(larger), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-3)
 
 
 ALL = (
@@ -199,5 +214,6 @@ ALL = (
     check_parameters,
     check_autocast,
     check_half_precision,
+    check_second_derivative,
     check_trace,
 )

@@ -202,6 +202,36 @@ def test_every_strategy_equals_the_matrix(case, name):
 
 @pytest.mark.parametrize(
     'case, name',
+    [(case, name) for case in CASES for name in ways(case)],
+    ids=lambda each: getattr(each, 'name', each),
+)
+def test_second_derivatives_equal_those_of_the_matrix(case, name):
+    """Of what the gradient penalties of a residual block ask: d|d loss/d x|² / d x."""
+    inputs = leaves(case, width=6)
+
+    def second(build):
+        # A second path to each, as the residual sum is.
+        out = build(*inputs) + sum(x.sum() for x in inputs)
+        first = torch.autograd.grad(out.square().sum(), inputs, create_graph=True)
+        penalty = sum(g.square().sum() for g in first)
+        return [g.detach() for g in first], torch.autograd.grad(penalty, inputs)
+
+    def applied(query, key, values):
+        return case.build(query, key, grid_of(12)).apply(values)
+
+    def by_matrix(query, key, values):
+        return case.build(query, key, grid_of(12)).dense() @ values
+
+    with graph.force(name):
+        found = second(applied)
+    for got, expected in zip(found, second(by_matrix)):
+        for one, other in zip(got, expected):
+            scale = max(1.0, other.abs().max().item())
+            torch.testing.assert_close(one / scale, other / scale, **EXACT)
+
+
+@pytest.mark.parametrize(
+    'case, name',
     [(case, name) for case in CASES for name in ways(case, False)],
     ids=lambda each: getattr(each, 'name', each),
 )

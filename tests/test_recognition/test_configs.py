@@ -205,7 +205,8 @@ def test_recipe_of_the_non_local_paper(path):
     # The stem of 8x8 and 32x4 keeps all frames, that of 32x2 and 128x1 a quarter.
     assert backbone.get('conv1_stride_t', 2) == (1 if stride > 2 else 2)
     if long:
-        assert cfg.custom_hooks == [dict(type='TrainOnlyHook', norm='freeze')]
+        hook = dict(type='TrainOnlyHook', norm='freeze', norm_except=())
+        assert cfg.custom_hooks == [hook]
         assert backbone.pretrained is None
         start = f'i3d_imagenet-pretrained-r50_8xb8-{"32x2" if stride == 1 else "8x8"}x1'
         assert Path(cfg.load_from).stem.startswith(start)

@@ -152,6 +152,22 @@ def test_memory_is_drawn(full_resolution, tmp_path):
     assert not list(tmp_path.glob('*.tmp*'))
 
 
+def test_memory_of_a_dense_network_is_estimated(full_resolution):
+    config = full_resolution.STOCK[0]
+
+    def row(part, image, number=None):
+        found = dict(config=config, part=part, image=image)
+        return found if number is None else {**found, 'bytes': number}
+
+    asked = row('dense-model', '64x32')
+    figures = [row('model', '32x16', 10), row('dense-model', '32x16', 15)]
+    assert full_resolution.estimate(figures, asked) is None
+    figures.append(row('model', '64x32', 40))
+    # Four times the pixels, sixteen times the matrix.
+    found = full_resolution.estimate(figures, asked)
+    assert found == {**asked, 'bytes': 40 + 16 * 5, 'estimated': True}
+
+
 def test_sizes_are_checked(full_resolution):
     assert full_resolution.parse_size('512x1024') == (512, 1024)
     for text in ('512', '512x', '513x1024'):

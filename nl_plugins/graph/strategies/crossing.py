@@ -7,15 +7,15 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..lazy import Map, as_tensor
 from ..machine import Machine, machine_for
 from ..plan import Case, Cost, Strategy
-from ..precision import nominal, operand
+from ..precision import at_least_float32, nominal, operand
 from ..products import float32_product, mix, transposed
 from .costs import around, pick
 from .tiles import LOG2_E, exponentials, softmax_slope, spans, tile_rows
+from .twice import wants_graph
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -70,18 +70,24 @@ class CrissCross(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor, *_) -> tuple:
         query, key, values, peak, total = ctx.saved_tensors
-        low = values.dtype
+        low, twice = values.dtype, wants_graph()
+        if twice:  # products of half precision in float32 have no derivative
+            query, key, values = map(at_least_float32, (query, key, values))
+        dtype = values.dtype
         height, width = key.shape[1:3]
         rows: list[list[Tensor]] = []
         grad_keys, grad_values = 0, 0  # what columns give, for all grid rows
         key_columns, value_columns = key.transpose(1, 2), values.permute(0, 2, 3, 1)
         for span in spans(height, ctx.step):
-            weights, _ = exponentials(_logits(query, key, span), peak[:, span])
-            weights = weights.div_(total[:, span])
-            some = grad[:, span].to(low)
+            logits = _logits(query, key, span)
+            if twice:
+                weights = (logits / LOG2_E).softmax(-1)
+            else:
+                weights, _ = exponentials(logits, peak[:, span])
+                weights = weights.div_(total[:, span])
+            some = grad[:, span].to(dtype)
             across = some.transpose(1, 2)  # (B, W, h, D)
             slope = torch.cat(
                 [
@@ -90,8 +96,8 @@ class CrissCross(torch.autograd.Function):
                 ],
                 dim=-1,
             )
-            slope = softmax_slope(weights, slope, 1).to(low)
-            column, row = weights.to(low).split([height, width], dim=-1)
+            slope = softmax_slope(weights, slope, 1).to(dtype)
+            column, row = weights.to(dtype).split([height, width], dim=-1)
             column_slope, row_slope = slope.split([height, width], dim=-1)
             column, column_slope = column.transpose(1, 2), column_slope.transpose(1, 2)
             chosen = query[:, span]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..lazy import Map, as_tensor, wants_rows
 from ..machine import Machine
@@ -13,6 +12,7 @@ from ..plan import Case, Cost, Strategy
 from ..precision import at_least_float32, nominal
 from ..products import mix
 from .costs import around, pick
+from .twice import concat_gradients, wants_graph
 
 # From so many numbers on torch sorts one long vector of integers by radix.
 RADIX = 2**15
@@ -103,9 +103,10 @@ class SortedReLU(torch.autograd.Function):
         ctx.mark_non_differentiable(output[1])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor, _) -> tuple[Tensor, Tensor, Tensor]:
         a, b, values, plain = ctx.saved_tensors
+        if wants_graph():
+            return concat_gradients(a, b, values, grad)
         mean = a.mean(-1, keepdim=True)
         reverse, weighted = _sums_above(b + mean, a - mean, grad)
         return (

@@ -7,7 +7,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..lazy import Map, as_tensor, wants_rows
 from ..machine import Machine
@@ -15,7 +14,8 @@ from ..plan import Case, Cost, Strategy
 from ..precision import at_least_float32
 from ..products import mix, transposed
 from .costs import around, pick
-from .tiles import exponentials, join, logits_of, spans
+from .tiles import exponentials, logits_of, room, spans
+from .twice import softmax_gradients, wants_graph
 
 # Side of the tiles, which serve a row block and a column block at once.
 SIDE = 512
@@ -68,9 +68,11 @@ class SquareSoftmax(torch.autograd.Function):
                 accumulate(i, logits, blocks[j])
                 if j != i:
                     accumulate(j, transposed(logits), row)
-        outs = [transposed(o) / s for o, s in zip(out, total)]
+        joined = room(*values.shape[1:], rows, features, values)
+        for block, part, share in zip(blocks, out, total):
+            joined[:, block] = transposed(part) / share
         stats = (torch.cat(parts, dim=1) for parts in (top, total, where))
-        return join(outs, rows), *stats
+        return joined, *stats
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -79,9 +81,13 @@ class SquareSoftmax(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor, *_) -> tuple:
         features, values, out, peak, total, where = ctx.saved_tensors
+        if wants_graph():
+            query, key, grad_values = softmax_gradients(
+                features, features, values, ctx.scale, grad
+            )
+            return query + key, grad_values, None, None, None
         grad = grad / total
         delta = (grad * out).sum(-1, keepdim=True)
         grad_features = torch.zeros_like(transposed(features))

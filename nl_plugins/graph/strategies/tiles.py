@@ -15,14 +15,14 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ..lazy import Map, as_tensor, wants_rows
 from ..machine import Machine, machine_for
 from ..plan import Case, Cost, Strategy
-from ..precision import HALF, nominal, operand
+from ..precision import HALF, at_least_float32, nominal, operand
 from ..products import float32_product, mix, transposed
 from .costs import around, cached, pick
+from .twice import relu_gradients, softmax_gradients, wants_graph
 
 MIN_ROWS = 64
 # Logits come in powers of two: on a CPU exp2 takes 40 us a tile of 512 x 512 where exp
@@ -54,13 +54,18 @@ def exponentials(logits: Tensor, peak: Tensor | None = None) -> tuple[Tensor, Te
     return F.threshold_(logits - peak, LOWEST, -math.inf).exp2_(), peak
 
 
-def join(tiles: list[Tensor], rows: bool) -> Tensor:
-    """The results (B, n, D) of row tiles as one map, laid out as asked."""
-    if len(tiles) == 1:
-        return tiles[0]
+def room(count: int, width: int, rows: bool, *operands: Tensor) -> Tensor:
+    """Memory for the results (B, count, width) of row tiles, laid out as asked.
+
+    A list of tiles to be joined would leave holes between them in the heap.
+    """
+    first, *others = (each[:, :1, :1] for each in operands)
+    like = at_least_float32(first)
+    for other in others:  # under vmap one that is mapped makes it mapped
+        like = like + other
     if rows:
-        return torch.cat(tiles, dim=1)
-    return transposed(torch.cat([transposed(tile) for tile in tiles], dim=2))
+        return like.new_empty(first.shape[0], count, width)
+    return transposed(like.new_empty(first.shape[0], width, count))
 
 
 def tile_product(a: Tensor, b: Tensor, rows: bool = False) -> Tensor:
@@ -106,17 +111,18 @@ class TiledSoftmax(torch.autograd.Function):
         query: Tensor, key: Tensor, values: Tensor, scale: float, step: int, rows: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
         half = values.dtype in HALF
-        outs, peaks, totals = [], [], []
-        for span in spans(query.shape[1], step):
+        count = query.shape[1]
+        out = room(count, values.shape[2], rows, query, key, values)
+        peaks, totals = (room(count, 1, rows, query, key) for _ in range(2))
+        for span in spans(count, step):
             weights, peak = exponentials(logits_of(query[:, span], key, scale))
             total = weights.sum(-1, keepdim=True)
             if half:  # shares of 1 keep more digits than powers of two do
                 weights = weights.div_(total).to(values.dtype)
-            out = tile_product(weights, values, rows)
-            outs.append(out if half else out / total)
-            peaks.append(peak)
-            totals.append(total)
-        return join(outs, rows), torch.cat(peaks, 1), torch.cat(totals, 1)
+            tile = tile_product(weights, values, rows)
+            out[:, span] = tile if half else tile.div_(total)
+            peaks[:, span], totals[:, span] = peak, total
+        return out, peaks, totals
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
@@ -125,13 +131,15 @@ class TiledSoftmax(torch.autograd.Function):
         ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor, *_) -> tuple:
         query, key, values, peak, total = ctx.saved_tensors
+        if wants_graph():
+            grads = softmax_gradients(query, key, values, ctx.scale, grad)
+            return *grads, None, None, None
         low = values.dtype
         half = low in HALF
         grad = grad if half else grad / total
-        grad_queries = []
+        grad_query = room(*query.shape[1:], False, query, key, values, grad)
         grad_key = grad_values = None
         for span in spans(query.shape[1], ctx.step):
             some, chosen, sums = grad[:, span].to(low), query[:, span], total[:, span]
@@ -142,11 +150,10 @@ class TiledSoftmax(torch.autograd.Function):
             slope = softmax_slope(weights, slope, sums).to(low)
             weights = weights.to(low)
             grad_values = add(grad_values, transposed(some), weights)
-            grad_queries.append(tile_product(slope, key))
+            grad_query[:, span] = tile_product(slope, key)
             grad_key = add(grad_key, transposed(chosen), slope)
-        grad_query = join(grad_queries, False) * ctx.scale
-        grad_key = transposed(grad_key) * ctx.scale
-        grads = grad_query, grad_key, transposed(grad_values)
+        grad_key = transposed(grad_key)
+        grads = grad_query * ctx.scale, grad_key * ctx.scale, transposed(grad_values)
         return *(g.to(low) for g in grads), None, None, None
 
 
@@ -160,13 +167,12 @@ class TiledReLU(torch.autograd.Function):
         query: Tensor, key: Tensor, values: Tensor, scale: float, step: int, rows: bool
     ) -> Tensor:
         low = values.dtype
-        outs = []
+        out = room(query.shape[1], values.shape[2], rows, query, key, values)
         for span in spans(query.shape[1], step):
             weights = torch.relu_(float32_product(query[:, span], transposed(key)))
             if low in HALF:
                 weights = weights.mul_(scale).to(low)
-            outs.append(tile_product(weights, values, rows))
-        out = join(outs, rows)
+            out[:, span] = tile_product(weights, values, rows)
         return out if low in HALF else out * scale
 
     @staticmethod
@@ -175,13 +181,15 @@ class TiledReLU(torch.autograd.Function):
         ctx.scale, ctx.step = inputs[3:5]
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple:
         query, key, values = ctx.saved_tensors
+        if wants_graph():
+            grads = relu_gradients(query, key, values, ctx.scale, grad)
+            return *grads, None, None, None
         low = values.dtype
         scale = ctx.scale if low in HALF else 1
         grad = grad if low in HALF else grad * ctx.scale
-        grad_queries = []
+        grad_query = room(*query.shape[1:], False, query, key, values, grad)
         grad_key = grad_values = None
         for span in spans(query.shape[1], ctx.step):
             some, chosen = grad[:, span].to(low), query[:, span]
@@ -191,9 +199,9 @@ class TiledReLU(torch.autograd.Function):
             if low in HALF:
                 weights, slope = weights.mul_(scale).to(low), slope.mul_(scale).to(low)
             grad_values = add(grad_values, transposed(some), weights)
-            grad_queries.append(tile_product(slope, key))
+            grad_query[:, span] = tile_product(slope, key)
             grad_key = add(grad_key, transposed(chosen), slope)
-        grads = join(grad_queries, False), transposed(grad_key), transposed(grad_values)
+        grads = grad_query, transposed(grad_key), transposed(grad_values)
         return *(g.to(low) for g in grads), None, None, None
 
 
