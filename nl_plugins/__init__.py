@@ -87,5 +87,6 @@ def _register() -> None:
 
 compat.repair_all()
 _register()
+compat.announce_all()
 
 __all__ = ['__version__']

@@ -57,6 +57,9 @@ def launch(folder, *command, status=0, **variables):
         text=True,
     )
     assert result.returncode == status, result.stdout[-6000:]
+    # Python's warnings; mmengine's own lines say WARNING.
+    warned = [line for line in result.stdout.splitlines() if 'Warning: ' in line]
+    assert not warned, warned
     return result.stdout
 
 
