@@ -153,8 +153,7 @@ def test_the_command_prints_json_and_nothing_else(root, warnings):
         [sys.executable, '-m', 'nl_plugins.doctor', '--json'],
         cwd=root,
         env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
     # Under `default` Python shows DeprecationWarnings, too, which stay as they are.

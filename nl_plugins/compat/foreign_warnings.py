@@ -9,8 +9,13 @@ from .repair import Repair
 # Beginning of the message, and the module that warns.
 WARNINGS = (
     ("'pin_memory' argument is set as true but no accelerator", r'torch\.utils\.data'),
-    ('``build_loss`` would be deprecated soon', r'mmseg\.models\.builder'),
+    (r'torch\.cuda\.amp\.GradScaler is enabled, but CUDA', r'torch\.cuda\.amp'),
+    (r'`torch\.cuda\.amp\.GradScaler\(args\.\.\.\)` is deprecated', r'mmengine\.optim'),
+    ('Grad strides do not match bucket view strides', r'torch\.autograd'),
+    ('`broadcast_buffers` is deprecated', r'mmengine\.model\.wrappers'),
+    ('Setting (OMP|MKL)_NUM_THREADS environment variable', r'mmengine\.utils'),
     ('``MultiScaleDeformableAttention`` has been moved', r'mmcv\.cnn\.bricks'),
+    ('``build_loss`` would be deprecated soon', r'mmseg\.models\.builder'),
     ('Default ``avg_non_ignore`` is False', r'mmseg\.models\.losses'),
 )
 

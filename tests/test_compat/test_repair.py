@@ -14,7 +14,6 @@ from nl_plugins import compat
 from nl_plugins.compat import repair as module
 from nl_plugins.compat.repair import Repair, release, replace, version_of
 
-
 ROOT = Path(nl_plugins.__file__).parents[1]
 
 
@@ -90,8 +89,7 @@ def standard_error(tmp_path, code, **variables) -> str:
         cwd=tmp_path,
         env=environment,
         check=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
     assert result.stdout == ''

@@ -105,8 +105,7 @@ def test_a_tiny_run_is_quiet(tmp_path, words):
         [sys.executable, *(word.format(tmp=tmp_path) for word in words)],
         cwd=ROOT,
         env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
     assert result.returncode == 0, result.stderr
