@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 from importlib import import_module, metadata
 from typing import NamedTuple
@@ -20,6 +21,8 @@ from .compat.repair import APPLIED, release, version_of
 from .version import __version__
 
 HEADLESS = 'pip install --force-reinstall --no-deps opencv-python-headless'
+# Python turns warnings into errors by either.
+LENIENT = 'unset PYTHONWARNINGS, and leave -W out'
 
 
 class Package(NamedTuple):
@@ -99,6 +102,15 @@ def _problem_of(module: str) -> str | None:
     return None
 
 
+def _remedy(problem: str) -> str | None:
+    """What to type where installing again does not help."""
+    if re.match(r'\w*Warning:', problem):
+        return LENIENT
+    if not compat.is_enabled():
+        return 'unset NL_PLUGINS_COMPAT'
+    return HEADLESS if 'libGL' in problem else None
+
+
 def _check_codebase(package: str) -> dict:
     codebase = CODEBASES[package]
     report = dict(
@@ -114,8 +126,10 @@ def _check_codebase(package: str) -> dict:
     for module in (package, f'{package}.models', codebase.adapter):
         problem = _problem_of(module)
         if problem:
-            remedy = HEADLESS if 'libGL' in problem else codebase.remedy
-            report.update(problem=f'import {module}: {problem}', remedy=remedy)
+            report.update(
+                problem=f'import {module}: {problem}',
+                remedy=_remedy(problem) or codebase.remedy,
+            )
             return report
     report['works'] = True
     return report
@@ -232,15 +246,16 @@ def render(report: dict) -> str:
     """The report of :func:`diagnose` as text."""
     lines = ['Versions']
     for name, version in report['versions'].items():
-        lines.append(f'  {name:<12} {version or "missing"}')
+        lines.append(f'  {name:<14} {version or "missing"}')
     devices = report['devices']
     lines += ['', 'Devices', f'  {"CPU cores":<12} {devices["cpu_cores"]}']
     lines.append(f'  {"CUDA":<12} {", ".join(devices["cuda"]) or "none"}')
     lines += ['', 'Loading of checkpoints', f'  {report["loading"]}']
     lines += ['', 'Repairs of upstream defects (NL_PLUGINS_COMPAT=0 switches them off)']
+    width = max(len(repair['name']) for repair in report['repairs'])
     for repair in report['repairs']:
         lines.append(
-            f'  {repair["name"]:<18} {repair["state"]:<12} {repair["symptom"]}'
+            f'  {repair["name"]:<{width}} {repair["state"]:<12} {repair["symptom"]}'
         )
     lines += ['', 'Codebases']
     for codebase in report['codebases']:

@@ -23,6 +23,7 @@ import functools
 import inspect
 import math
 import numbers
+import operator
 import re
 import types
 import typing
@@ -170,6 +171,18 @@ def did_you_mean(name: Any, names: Sequence[str]) -> str:
     return f' (did you mean {near[0]!r}?)' if near else ''
 
 
+def plain(annotation: Any) -> Any:
+    """An annotation without its limits, as a reader wants it: ``int`` for ``Count``."""
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if 'Annotated[' not in repr(annotation) or isinstance(annotation, str):
+        return annotation
+    if origin is Annotated:
+        return plain(args[0])
+    if origin in (Union, types.UnionType):
+        return functools.reduce(operator.or_, map(plain, args))
+    return origin[tuple(plain(arg) for arg in args)]
+
+
 def annotations(init: Any) -> dict[str, Any]:
     """Annotations of the parameters of a constructor, resolved."""
     hints = typing.get_type_hints(init, include_extras=True)
@@ -204,6 +217,7 @@ def parameters(cls: type) -> tuple[dict[str, inspect.Parameter], bool]:
 def checked(cls: type) -> type:
     """Class decorator: the constructor checks its arguments by its annotations.
 
+    Signature and docstring name the options of the bases, too; see :func:`documented`.
     Arguments that ``**kwargs`` pass on are checked by the base that names them if it
     is decorated, too. The arguments of the outermost call are kept as ``_given``.
 
@@ -246,40 +260,55 @@ def checked(cls: type) -> type:
         init(self, *args, **kwargs)
 
     cls.__init__ = __init__
-    return cls
+    return documented(cls)
 
 
 def documented(cls: type) -> type:
     """Class decorator: signature and docstring list the options of the bases, too."""
-    known, _ = parameters(cls)
+    known, complete = parameters(cls)
     # A class may set other values for the options of its bases.
     defaults = vars(cls).get('defaults', {})
-    own = [
+    first = next(base for base in cls.__mro__ if '__init__' in vars(base))
+    own = inspect.signature(vars(first)['__init__']).parameters
+    hints: dict[str, Any] = {}
+    for base in cls.__mro__[:-1]:
+        try:
+            hints = {**annotations(vars(base).get('__init__')), **hints}
+        except (NameError, TypeError):
+            continue  # names for type checkers alone, or no __init__ of its own
+    variadic = [p for p in own.values() if p.kind is inspect.Parameter.VAR_POSITIONAL]
+    rest = [p for p in own.values() if p.kind is inspect.Parameter.VAR_KEYWORD]
+    listed = [
         parameter.replace(
-            kind=parameter.kind
-            if parameter.default is parameter.empty
-            else parameter.KEYWORD_ONLY,
+            # By position the constructor takes what it names itself.
+            kind=parameter.kind if name in own else inspect.Parameter.KEYWORD_ONLY,
             default=defaults.get(name, parameter.default),
+            annotation=plain(hints.get(name, parameter.annotation)),
         )
         for name, parameter in known.items()
     ]
-    cls.__signature__ = inspect.Signature(sorted(own, key=lambda p: p.kind))
+    listed += variadic + ([] if complete else rest)
+    cls.__signature__ = inspect.Signature(sorted(listed, key=lambda p: p.kind))
     entries: dict[str, str] = {}
     for base in cls.__mro__:
         for name, entry in _entries(base).items():
             if name not in known or name in entries:
                 continue
             default = cls.__signature__.parameters[name].default
-            theirs = parameters(base)[0][name].default
-            if default != theirs:
+            theirs = parameters(base)[0].get(name)
+            if theirs is not None and default != theirs.default:
                 text = f'Defaults to {default!r}.'
                 entry = re.sub(r'Defaults\s+to\s.*', text, entry, flags=re.DOTALL)
             entries[name] = entry
     doc = inspect.cleandoc(cls.__doc__ or '')
-    head, _, rest = doc.partition('\nArgs:\n')
-    tail = re.split(r'\n(?=\n\S)', rest, maxsplit=1)[1:]
+    # Google's sections in their order, of which "Args:" is replaced or put in.
+    head, *sections = re.split(r'\n(?=(?:Args|Returns|Raises|Example):\n)', doc)
+    if sections and sections[0].startswith('Args:'):
+        sections[:1] = re.split(r'\n(?=\n\S)', sections[0], maxsplit=1)[1:]
     if entries:
-        cls.__doc__ = '\n'.join([head, '\nArgs:'.strip('\n'), *entries.values(), *tail])
+        args = '\n'.join(['Args:', *entries.values()])
+        sections = [section.strip('\n') for section in (args, *sections)]
+        cls.__doc__ = '\n\n'.join([head.rstrip('\n'), *sections])
     return cls
 
 

@@ -1,5 +1,6 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 import json
+import os
 import re
 import subprocess
 import sys
@@ -98,6 +99,17 @@ def test_a_missing_system_library_has_its_own_remedy(working, monkeypatch):
     assert codebase['remedy'] == doctor.HEADLESS
 
 
+@pytest.mark.parametrize('compat_is, remedy', [('1', doctor.LENIENT), ('0', None)])
+def test_no_reinstall_is_advised_where_none_helps(monkeypatch, compat_is, remedy):
+    """Warnings made errors, or an upstream defect whose repair is switched off."""
+    monkeypatch.setenv('NL_PLUGINS_COMPAT', compat_is)
+    problem = 'UserWarning: x is old' if remedy else 'ImportError: mmcv._ext is missing'
+    monkeypatch.setattr(doctor, '_problem_of', lambda module: problem)
+    (codebase,) = doctor.diagnose(('mmseg',))['codebases']
+    assert codebase['remedy'] == (remedy or 'unset NL_PLUGINS_COMPAT')
+    assert problem in codebase['problem'] and not codebase['works']
+
+
 def test_a_missing_package_is_named_with_its_command(working, monkeypatch):
     installed = compat.is_installed
     monkeypatch.setattr(
@@ -131,15 +143,21 @@ def test_an_unknown_codebase_is_refused(capsys):
     assert 'choose from mmpretrain, mmseg, mmaction, mmdet' in capsys.readouterr().err
 
 
-def test_the_command_prints_json_and_nothing_else(root):
+@pytest.mark.parametrize('warnings', ['default', 'error'])
+def test_the_command_prints_json_and_nothing_else(root, warnings):
     for package in CODEBASES:
         pytest.importorskip(package)
+    environment = {**os.environ, 'PYTHONWARNINGS': warnings}
+    environment.pop('NL_PLUGINS_ANNOUNCED', None)
     result = subprocess.run(
         [sys.executable, '-m', 'nl_plugins.doctor', '--json'],
         cwd=root,
-        stdout=subprocess.PIPE,
+        env=environment,
+        capture_output=True,
         text=True,
     )
+    # Under `default` Python shows DeprecationWarnings, too, which stay as they are.
+    assert warnings == 'default' or result.stderr == ''
     report = json.loads(result.stdout)
     assert result.returncode == 0, report['codebases']
     assert all(codebase['works'] for codebase in report['codebases'])

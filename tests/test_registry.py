@@ -1,7 +1,6 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """How we get into mmengine's registries, and what a user sees of it."""
 
-import ast
 import subprocess
 import sys
 from importlib import import_module
@@ -102,14 +101,6 @@ def test_each_codebase_has_our_adapter_among_its_locations(package):
         assert getattr(adapter, name).__name__ == name
 
 
-@pytest.mark.parametrize('adapter', ADAPTERS)
-def test_public_names_of_an_adapter_are_a_literal_list(adapter):
-    path = Path(nl_plugins.__file__).parent / adapter / '__init__.py'
-    names = nl_plugins._public_names(adapter)
-    assert names and len(names) == len(set(names))
-    assert f'{adapter!r}' not in names and ast.parse(path.read_text())
-
-
 def test_blocks_are_found_from_every_scope():
     from nl_plugins.blocks import BLOCKS
 
@@ -127,14 +118,6 @@ def test_lazy_attributes():
         _ = nl_plugins.NoSuchBlock
     assert not hasattr(nl_plugins, 'no_such_thing')
     assert {'blocks', 'graph', 'segmentation'} <= set(dir(nl_plugins))
-
-
-def test_a_name_of_several_codebases_is_ambiguous():
-    owners = [a for a in ADAPTERS if 'NonLocalNeck' in nl_plugins._public_names(a)]
-    if len(owners) < 2:
-        pytest.skip('only one codebase has a NonLocalNeck')
-    with pytest.raises(AttributeError, match='segmentation.NonLocalNeck'):
-        _ = nl_plugins.NonLocalNeck
 
 
 def test_require_names_what_to_type(monkeypatch):

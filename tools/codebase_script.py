@@ -2,7 +2,6 @@
 """Run a codebase's own train.py or test.py on a config that uses nl_plugins."""
 
 import os
-import runpy
 import sys
 from pathlib import Path
 
@@ -25,28 +24,6 @@ def _import_nl_plugins() -> None:
             os.environ['PYTHONPATH'] = os.pathsep.join(paths)
             break
     import nl_plugins  # noqa: F401 - the repairs come before everything else
-
-
-def find_script(package: str, name: str) -> Path:
-    """Path of a codebase's own script.
-
-    Args:
-        package (str): Import name of the codebase.
-        name (str): ``'train.py'`` or ``'test.py'``.
-
-    Raises:
-        ValueError: The package is no installed codebase, or lacks the script.
-    """
-    from nl_plugins.compat import folder_of
-
-    folder = folder_of(package)
-    if folder is None:
-        raise ValueError(f'{package} is not installed')
-    # In a wheel, and beside the package in a source checkout.
-    for tools in (folder / '.mim' / 'tools', folder.parent / 'tools'):
-        if (tools / name).is_file():
-            return tools / name
-    raise ValueError(f'{package} in {folder} has no script {name}: install it again')
 
 
 def _scope(config: Path) -> str:
@@ -100,9 +77,9 @@ def main(name: str) -> None:
                 sys.exit(f'{name}: the checkpoint {checkpoint} does not exist')
     try:
         _import_nl_plugins()
+        from nl_plugins.run import find_script, start
+
         script = find_script(_scope(config), name)
     except (ImportError, ValueError) as error:
         sys.exit(f'{name}: {error}')
-    sys.argv[0] = str(script)
-    sys.path.insert(0, str(script.parent))
-    runpy.run_path(str(script), run_name='__main__')
+    start(script)

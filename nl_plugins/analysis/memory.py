@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 from collections.abc import Callable
@@ -40,7 +41,8 @@ def peak_memory(function: Callable[[], object], device: str = 'cpu') -> int:
         del result
         return torch.cuda.max_memory_allocated(device) - before
     os.environ.setdefault('KINETO_LOG_LEVEL', '99')  # it announces itself, and no GPU
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    _let_the_allocator_warn()
+    with _followed() as profiler:
         result = function()
     del result
     held = peak = 0
@@ -49,6 +51,29 @@ def peak_memory(function: Callable[[], object], device: str = 'cpu') -> int:
             held += event.nbytes()
             peak = max(peak, held)
     return peak
+
+
+def _followed() -> profile:
+    return profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+
+
+@functools.cache
+def _let_the_allocator_warn() -> None:
+    """Have torch say unheard, as it does once, that it frees what it did not follow.
+
+    Its C++ writes to the file descriptor, past sys.stderr and Python's warnings.
+    """
+    older = torch.empty(1)
+    stderr = os.dup(2)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        with _followed():
+            del older
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _start(event) -> int:

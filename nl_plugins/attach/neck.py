@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from ..options import Cfg, Count, checked
+from ..options import Cfg, Count, checked, documented
 from .sequence import BlockSequence
 
 
@@ -63,6 +64,10 @@ class BaseNonLocalNeck(BaseModule):
                 widths[level], blocks=blocks, num_segments=num_segments
             )
             self.add_module(f'level{level}', sequence)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        documented(cls)
 
     def refine(self, inputs: Tensor | Sequence[Tensor]) -> Tensor | tuple[Tensor, ...]:
         """Features with the blocks applied; a tensor for a tensor, else a tuple."""

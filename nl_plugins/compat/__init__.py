@@ -3,8 +3,9 @@
 
 Each repair has a file: the symptom, the upstream issue, the condition under
 which it acts and what it changes. Where the condition does not hold it does
-nothing. Each is logged once. ``NL_PLUGINS_COMPAT=0`` in the environment
-switches all of them off; ``python -m nl_plugins.doctor`` lists them.
+nothing. ``NL_PLUGINS_COMPAT=0`` in the environment switches all of them off;
+``python -m nl_plugins.doctor`` lists them. One line at import says how many are at
+work; what each does is logged by ``nl_plugins.compat`` at level DEBUG.
 """
 
 import os
@@ -18,6 +19,7 @@ from . import (
     cpu_sync_bn,
     criss_cross_diagonal,
     find_loader,
+    foreign_warnings,
     fork_names,
     metrics_report,
     missing_distutils,
@@ -34,7 +36,7 @@ from . import (
     whole_checkpoints,
 )
 from .imports import folder_of, is_installed, when_imported
-from .repair import OFF, Repair
+from .repair import APPLIED, OFF, WAITING, Repair, announce
 
 REPAIRS: tuple[Repair, ...] = tuple(
     module.REPAIR
@@ -42,6 +44,7 @@ REPAIRS: tuple[Repair, ...] = tuple(
         # The first two are what the others and mmengine stand on.
         package_resources,
         find_loader,
+        foreign_warnings,
         missing_distutils,
         torchvision_ops,
         numpy_names,
@@ -80,9 +83,16 @@ def repair_all() -> None:
             repair.state = OFF
 
 
+def announce_all() -> None:
+    """Say in a line how many repairs are at work; see :func:`.repair.announce`."""
+    states = [repair.state for repair in REPAIRS]
+    announce(states.count(APPLIED), states.count(WAITING))
+
+
 __all__ = [
     'REPAIRS',
     'Repair',
+    'announce_all',
     'folder_of',
     'is_enabled',
     'is_installed',

@@ -5,6 +5,7 @@ import functools
 import logging
 import os
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,6 +16,9 @@ OFF = 'switched off'
 NOT_NEEDED = 'not needed'
 WAITING = 'waiting'
 APPLIED = 'applied'
+
+_SAID = 'NL_PLUGINS_ANNOUNCED'
+_DOCTOR = 'nl_plugins.doctor'
 
 logger = logging.getLogger('nl_plugins.compat')
 
@@ -65,19 +69,31 @@ class Repair:
     def _done(self) -> None:
         if self.state != APPLIED:
             self.state = APPLIED
-            _log(f'{self.name}: {self.symptom}; {self.remedy} ({self.upstream})')
+            logger.debug(
+                f'{self.name}: {self.symptom}; {self.remedy} ({self.upstream})'
+            )
 
 
-def _log(message: str) -> None:
-    """One line on standard error, where it spoils no output, by one process."""
+def announce(acted: int, waiting: int) -> None:
+    """Say in a line how many repairs there are, once for all processes of a run.
+
+    On standard error, where it spoils no output. The processes that this one starts
+    find ``NL_PLUGINS_ANNOUNCED`` in their environment; doctor, which says more, is
+    left in peace.
+    """
+    if not acted + waiting or _SAID in os.environ or _DOCTOR in sys.orig_argv:
+        return
+    os.environ[_SAID] = '1'
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) != '0':
         return
-    if not logger.hasHandlers():
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter('%(name)s: %(message)s'))
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-    logger.info(message)
+    message = (
+        f'{acted} repairs of upstream packages acted, {waiting} wait for an import: '
+        f'python -m {_DOCTOR} lists them'
+    )
+    if logger.hasHandlers():
+        logger.info(message)
+    else:
+        print(f'nl_plugins: {message}', file=sys.stderr)
 
 
 def version_of(*distributions: str) -> tuple[int, ...] | None:

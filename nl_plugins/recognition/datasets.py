@@ -11,7 +11,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.fileio import exists
 from mmengine.logging import print_log
 
-from ..options import Count, Natural, checked
+from ..options import Count, Natural, checked, documented
 
 Check = Literal['list', 'files', 'decode']
 
@@ -129,6 +129,7 @@ class CheckedDataset:
 
 
 @DATASETS.register_module()
+@documented
 class CheckedRawframeDataset(CheckedDataset, RawframeDataset):
     """``RawframeDataset`` with the options of :class:`CheckedDataset`."""
 

@@ -57,6 +57,10 @@ class NonLocalTSMOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     * ``first_conv_lr5`` (bool): First convolution at 5 (bias 10) times the rate, what
       the original does for optical flow. Defaults to False.
 
+    Args:
+        optim_wrapper_cfg (dict): Config of the wrapper, with the ``optimizer``.
+        paramwise_cfg (dict, optional): The options above. Defaults to None.
+
     Raises:
         ValueError: If ``paramwise_cfg`` has another key, or the optimiser has no
             ``lr`` or ``weight_decay`` to multiply.

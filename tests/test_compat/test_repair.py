@@ -1,5 +1,9 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 import logging
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +13,8 @@ import nl_plugins
 from nl_plugins import compat
 from nl_plugins.compat import repair as module
 from nl_plugins.compat.repair import Repair, release, replace, version_of
+
+ROOT = Path(nl_plugins.__file__).parents[1]
 
 
 def make(needed=True, modules=()):
@@ -27,7 +33,7 @@ def make(needed=True, modules=()):
 
 def test_a_needed_repair_is_applied_and_logged_once(caplog):
     repair, calls = make()
-    with caplog.at_level(logging.INFO, module.logger.name):
+    with caplog.at_level(logging.DEBUG, module.logger.name):
         repair.run()
         repair.run()
     assert calls == [()] and repair.state == 'applied'
@@ -38,7 +44,7 @@ def test_a_needed_repair_is_applied_and_logged_once(caplog):
 
 def test_a_needless_repair_does_nothing(caplog):
     repair, calls = make(needed=False)
-    with caplog.at_level(logging.INFO, module.logger.name):
+    with caplog.at_level(logging.DEBUG, module.logger.name):
         repair.run()
     assert calls == [] and repair.state == 'not needed' and not caplog.records
 
@@ -52,12 +58,65 @@ def test_a_repair_waits_for_its_modules():
     assert calls == [(logging,)] and repair.state == 'applied'
 
 
-def test_only_the_first_process_logs(caplog, monkeypatch):
-    monkeypatch.setenv('RANK', '1')
-    repair, calls = make()
-    with caplog.at_level(logging.INFO, module.logger.name):
-        repair.run()
-    assert calls == [()] and not caplog.records
+LINE = (
+    r'nl_plugins: \d+ repairs of upstream packages acted, \d+ wait for an import: '
+    r'python -m nl_plugins.doctor lists them\n'
+)
+IN_A_WORKER = """
+import multiprocessing, nl_plugins
+if __name__ == '__main__':
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        pool.map(nl_plugins.compat.folder_of, ['nl_plugins'])
+"""
+IN_A_CHILD = """
+import subprocess, sys, nl_plugins
+subprocess.run([sys.executable, '-c', 'import nl_plugins'], check=True)
+"""
+LOGGED = """
+import logging
+logging.basicConfig(level=logging.{level}, format='%(levelname)s %(name)s')
+import nl_plugins
+"""
+
+
+def standard_error(tmp_path, code, **variables) -> str:
+    script = tmp_path / 'script.py'
+    script.write_text(code)
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), **variables}
+    environment.pop('NL_PLUGINS_ANNOUNCED', None)
+    result = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout == ''
+    return result.stderr
+
+
+@pytest.mark.parametrize('code', ['import nl_plugins', IN_A_WORKER, IN_A_CHILD])
+def test_an_import_says_one_line_and_processes_after_it_none(tmp_path, code):
+    assert re.fullmatch(LINE, standard_error(tmp_path, code))
+
+
+@pytest.mark.parametrize(
+    'variables',
+    [dict(RANK='1'), dict(SLURM_PROCID='3'), dict(NL_PLUGINS_COMPAT='0')],
+    ids=lambda variables: next(iter(variables)),
+)
+def test_there_is_nothing_to_say(tmp_path, variables):
+    assert standard_error(tmp_path, 'import nl_plugins', **variables) == ''
+
+
+def test_who_configures_logging_decides(tmp_path):
+    assert standard_error(tmp_path, LOGGED.format(level='WARNING')) == ''
+    said = standard_error(tmp_path, LOGGED.format(level='INFO'))
+    assert said == 'INFO nl_plugins.compat\n'
+    said = standard_error(tmp_path, LOGGED.format(level='DEBUG')).splitlines()
+    assert said.count('INFO nl_plugins.compat') == 1
+    assert said.count('DEBUG nl_plugins.compat') >= 1
 
 
 def test_the_switch(monkeypatch):

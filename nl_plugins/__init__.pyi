@@ -1,0 +1,166 @@
+# Copyright (c) The nl_plugins authors. All rights reserved.
+# Made by .dev_scripts/stubs.py --write
+
+from . import accelerate as accelerate
+from . import analysis as analysis
+from . import attach as attach
+from . import blocks as blocks
+from . import classification as classification
+from . import compat as compat
+from . import detection as detection
+from . import engine as engine
+from . import graph as graph
+from . import recognition as recognition
+from . import registry as registry
+from . import segmentation as segmentation
+from .analysis import (
+    AttentionRecord,
+    BlockComplexity,
+    Complexity,
+    Explanation,
+    NonLocalVisualizationHook,
+    Spectrum,
+    explain,
+    filter_response,
+    graph_spectrum,
+    model_complexity,
+    peak_memory,
+    query_map,
+    record_attention,
+)
+from .attach import (
+    BaseNonLocalNeck,
+    BlockSequence,
+    NonLocalBackbone,
+    TrainOnlyHook,
+    list_places,
+)
+from .blocks import (
+    BLOCKS,
+    A2Block,
+    ANLBlock,
+    ARMANLBlock,
+    CayleyNLBlock,
+    CCBlock,
+    CGNLBlock,
+    ChannelGate,
+    ChebyshevNLBlock,
+    DNLBlock,
+    NLBlock,
+    NonLocalBlock,
+    NSBlock,
+    RNLBlock,
+    SNLBlock,
+)
+from .classification import (
+    BatchAugmentDataPreprocessor,
+    CheckRunHook,
+    CIFAR10Subset,
+    CIFAR100Subset,
+    CIFARResNet,
+    LinearDropoutClsHead,
+    ListFileDataset,
+    PreResNet,
+)
+from .engine import RandomStateHook
+from .recognition import (
+    C2DResNet3d,
+    CheckedRawframeDataset,
+    CheckedVideoDataset,
+    CrossEntropyMetric,
+    EvenStartSampleFrames,
+    FlowFlip,
+    FlowFolderDecode,
+    FullResThreeCrop,
+    GroupedNLBlock,
+    InceptionI3D,
+    InceptionI3DHead,
+    InclusiveLinearLR,
+    NLResNet3d,
+    NonLocalTSMOptimWrapperConstructor,
+    PILCenterCrop,
+    PILResize,
+    RequireFrames,
+    SegmentSampleFrames,
+    WindowSampleFrames,
+)
+from .segmentation import (
+    CamVidDataset,
+    CGNLHead,
+    NonLocalHead,
+    RNLHead,
+    SegDataCheckHook,
+    SNLHead,
+)
+from .version import __version__
+
+__all__ = [
+    'A2Block',
+    'ANLBlock',
+    'ARMANLBlock',
+    'AttentionRecord',
+    'BLOCKS',
+    'BaseNonLocalNeck',
+    'BatchAugmentDataPreprocessor',
+    'BlockComplexity',
+    'BlockSequence',
+    'C2DResNet3d',
+    'CCBlock',
+    'CGNLBlock',
+    'CGNLHead',
+    'CIFAR100Subset',
+    'CIFAR10Subset',
+    'CIFARResNet',
+    'CamVidDataset',
+    'CayleyNLBlock',
+    'ChannelGate',
+    'ChebyshevNLBlock',
+    'CheckRunHook',
+    'CheckedRawframeDataset',
+    'CheckedVideoDataset',
+    'Complexity',
+    'CrossEntropyMetric',
+    'DNLBlock',
+    'EvenStartSampleFrames',
+    'Explanation',
+    'FlowFlip',
+    'FlowFolderDecode',
+    'FullResThreeCrop',
+    'GroupedNLBlock',
+    'InceptionI3D',
+    'InceptionI3DHead',
+    'InclusiveLinearLR',
+    'LinearDropoutClsHead',
+    'ListFileDataset',
+    'NLBlock',
+    'NLResNet3d',
+    'NSBlock',
+    'NonLocalBackbone',
+    'NonLocalBlock',
+    'NonLocalHead',
+    'NonLocalTSMOptimWrapperConstructor',
+    'NonLocalVisualizationHook',
+    'PILCenterCrop',
+    'PILResize',
+    'PreResNet',
+    'RNLBlock',
+    'RNLHead',
+    'RandomStateHook',
+    'RequireFrames',
+    'SNLBlock',
+    'SNLHead',
+    'SegDataCheckHook',
+    'SegmentSampleFrames',
+    'Spectrum',
+    'TrainOnlyHook',
+    'WindowSampleFrames',
+    '__version__',
+    'explain',
+    'filter_response',
+    'graph_spectrum',
+    'list_places',
+    'model_complexity',
+    'peak_memory',
+    'query_map',
+    'record_attention',
+]
