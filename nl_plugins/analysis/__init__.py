@@ -1,6 +1,7 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """Looking inside: where a block attends, its graph's spectrum, its cost."""
 
+from .ablation import ablate
 from .complexity import BlockComplexity, Complexity, model_complexity
 from .explain import Explanation, explain
 from .hook import NonLocalVisualizationHook
@@ -15,6 +16,7 @@ __all__ = [
     'Explanation',
     'NonLocalVisualizationHook',
     'Spectrum',
+    'ablate',
     'explain',
     'filter_response',
     'graph_spectrum',
