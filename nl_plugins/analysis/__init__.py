@@ -3,6 +3,7 @@
 
 from .ablation import ablate
 from .complexity import BlockComplexity, Complexity, model_complexity
+from .dependence import QueryDependence, query_dependence
 from .explain import Explanation, explain
 from .hook import NonLocalVisualizationHook
 from .memory import peak_memory
@@ -15,6 +16,7 @@ __all__ = [
     'Complexity',
     'Explanation',
     'NonLocalVisualizationHook',
+    'QueryDependence',
     'Spectrum',
     'ablate',
     'explain',
@@ -22,6 +24,7 @@ __all__ = [
     'graph_spectrum',
     'model_complexity',
     'peak_memory',
+    'query_dependence',
     'query_map',
     'record_attention',
 ]
