@@ -7,6 +7,8 @@ from .dependence import QueryDependence, query_dependence
 from .explain import Explanation, explain
 from .hook import NonLocalVisualizationHook
 from .memory import peak_memory
+from .order import frame_order
+from .reach import ReceptiveField, effective_receptive_field
 from .record import AttentionRecord, query_map, record_attention
 from .spectrum import Spectrum, filter_response, graph_spectrum
 
@@ -17,10 +19,13 @@ __all__ = [
     'Explanation',
     'NonLocalVisualizationHook',
     'QueryDependence',
+    'ReceptiveField',
     'Spectrum',
     'ablate',
+    'effective_receptive_field',
     'explain',
     'filter_response',
+    'frame_order',
     'graph_spectrum',
     'model_complexity',
     'peak_memory',
