@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from math import prod
@@ -106,16 +106,14 @@ def record_attention(
         for name, module in model.named_modules()
         if isinstance(module, NonLocalBlock)
     }
-    chosen = blocks if layers is None else _choose(blocks, layers)
+    chosen = choose_layers(blocks, layers)
     records: dict[str, AttentionRecord] = {}
     handles = [
         block.register_forward_pre_hook(partial(_record, records, name))
         for name, block in chosen.items()
     ]
-    # A network that was compiled before has no calls of modules any more.
-    eager = getattr(torch.compiler, 'set_stance', None)
     try:
-        with eager('force_eager') if eager else nullcontext():
+        with eager():
             yield records
     finally:
         for handle in handles:
@@ -190,7 +188,16 @@ def _record(
     )
 
 
-def _choose(blocks: dict, layers: Sequence[str]) -> dict:
+def eager() -> AbstractContextManager:
+    """Makes a network that was compiled before call its modules again."""
+    stance = getattr(torch.compiler, 'set_stance', None)
+    return stance('force_eager') if stance else nullcontext()
+
+
+def choose_layers(blocks: dict, layers: Sequence[str] | None) -> dict:
+    """The blocks, by name, that have one of these names or lie inside of one."""
+    if layers is None:
+        return blocks
     chosen = {}
     for layer in [layers] if isinstance(layers, str) else layers:
         found = {
