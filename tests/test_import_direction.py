@@ -14,10 +14,12 @@ PACKAGE = ROOT / 'nl_plugins'
 # What each part of the package may see of the others.
 ALLOWED = {
     'version': set(),
-    'compat': set(),
+    'media': set(),
+    'compat': {'media'},
     'options': set(),
     'codebases': {'compat'},
-    'registry': {'codebases', 'compat'},
+    'registry': {'_public_names', 'codebases', 'compat'},
+    'run': {'options', 'codebases', 'compat'},
     'doctor': {'codebases', 'compat', 'version'},
     'graph': set(),
     'blocks': {'options', 'graph'},
@@ -26,8 +28,8 @@ ALLOWED = {
     'analysis': {'options', 'graph', 'blocks', 'attach'},
     'engine': {'options', 'compat'},
     'classification': {'options', 'graph', 'blocks', 'attach', 'compat', 'registry'},
-    'segmentation': {'options', 'graph', 'blocks', 'attach', 'registry'},
-    'recognition': {'options', 'graph', 'blocks', 'attach', 'registry'},
+    'segmentation': {'options', 'graph', 'blocks', 'attach', 'registry', 'media'},
+    'recognition': {'options', 'graph', 'blocks', 'attach', 'registry', 'media'},
     'detection': {'options', 'graph', 'blocks', 'attach', 'registry'},
 }
 CODEBASES = {

@@ -21,6 +21,7 @@ from . import (
     find_loader,
     foreign_warnings,
     fork_names,
+    label_maps,
     metrics_report,
     missing_distutils,
     mmaction_drn,
@@ -33,6 +34,7 @@ from . import (
     package_resources,
     stored_config,
     torchvision_ops,
+    video_files,
     whole_checkpoints,
 )
 from .imports import folder_of, is_installed, when_imported
@@ -65,6 +67,8 @@ REPAIRS: tuple[Repair, ...] = tuple(
         negative_hue,
         moviepy_editor,
         adaptive_pooling_export,
+        video_files,
+        label_maps,
     )
 )
 

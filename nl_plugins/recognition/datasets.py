@@ -1,6 +1,7 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """Video data sets that say which video is broken instead of replacing it."""
 
+import io
 import logging
 import os.path as osp
 from typing import Literal
@@ -8,9 +9,10 @@ from typing import Literal
 from mmaction.datasets import RawframeDataset, VideoDataset
 from mmaction.registry import DATASETS, TRANSFORMS
 from mmcv.transforms import BaseTransform
-from mmengine.fileio import exists
+from mmengine.fileio import exists, get
 from mmengine.logging import print_log
 
+from ..media import UnreadableError, open_picture, video_problem
 from ..options import Count, Natural, checked, documented
 
 Check = Literal['list', 'files', 'decode']
@@ -91,6 +93,7 @@ class CheckedDataset:
         if path in self.skipped:
             return None
         try:
+            self._require_whole(info)
             return super().prepare_data(idx)
         except Exception as error:  # decoders raise whatever they like
             reason = self._problem(info, every_frame=True)
@@ -121,6 +124,9 @@ class CheckedDataset:
                 f'cannot be used, the last is {path} ({reason})'
             ) from cause
 
+    def _require_whole(self, info: dict) -> None:
+        """Raise for what the pipeline would take without a word."""
+
     def _path(self, info: dict) -> str:
         raise NotImplementedError
 
@@ -149,9 +155,11 @@ class CheckedRawframeDataset(CheckedDataset, RawframeDataset):
                 path = osp.join(info['frame_dir'], name)
                 if not exists(path):
                     return f'no file {path}'
-                decode = every_frame or self.check == 'decode'
-                if decode and not _is_picture(path):
-                    return f'{path} is not a readable picture'
+                if every_frame or self.check == 'decode':
+                    try:
+                        open_picture(io.BytesIO(get(path)))
+                    except UnreadableError as error:
+                        return f'{path} is not a readable picture: {error}'
         return None
 
     def _names(self, index: int) -> list[str]:
@@ -178,13 +186,22 @@ class CheckedVideoDataset(CheckedDataset, VideoDataset):
             )
         super().__init__(*args, check=check, min_frames=min_frames, **kwargs)
 
+    def _require_whole(self, info: dict) -> None:
+        problem = _cut_off(info['filename'])
+        if problem is not None:
+            raise ValueError(problem)
+
     def _path(self, info: dict) -> str:
         return info['filename']
 
     def _problem(self, info: dict, every_frame: bool = False) -> str | None:
         path = info['filename']
-        if (every_frame or self.check != 'list') and not exists(path):
-            return 'no such file'
+        if every_frame or self.check != 'list':
+            if not exists(path):
+                return 'no such file'
+            problem = _cut_off(path)
+            if problem is not None:
+                return problem
         if self.check == 'decode':
             try:
                 frames = _count_frames(path)
@@ -195,11 +212,11 @@ class CheckedVideoDataset(CheckedDataset, VideoDataset):
         return None
 
 
-def _is_picture(path: str) -> bool:
-    import mmcv
-    from mmengine.fileio import get
-
-    return mmcv.imfrombytes(get(path), backend='cv2') is not None
+def _cut_off(path: str) -> str | None:
+    if not osp.isfile(path):
+        return None  # of another backend
+    with open(path, 'rb') as file:
+        return video_problem(file)
 
 
 def _count_frames(path: str) -> int:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from mmcv.transforms import LoadAnnotations
@@ -16,10 +18,13 @@ from mmengine.logging import print_log
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
-from PIL import Image
 from torch import Tensor, nn
 
+from ..media import UnreadableError, open_picture
 from ..options import checked
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 DATA_BATCH = dict | tuple | list | None
 
@@ -36,6 +41,8 @@ class SegDataCheckHook(Hook):
                                          perhaps hours later    iteration
     label map and image differ in size   silently misaligned    before the first
                                                                 iteration
+    a truncated file; a label map in     error without a name   before the first
+    colours, or of values above 255      in a worker, or none   iteration
     a label value outside the classes    device-side assert on  with the batch
                                          a GPU, ignored by the
                                          metric
@@ -45,11 +52,13 @@ class SegDataCheckHook(Hook):
     ===================================  =====================  ======================
 
     Fine-tuning from a checkpoint of another class count stays possible. Only headers
-    of local files are read before the start, on the main process: about 0.1 ms a file.
+    and ends of local files are read before the start, on the main process: about 0.1 ms
+    a file.
 
     Args:
-        check_files (bool): Look at every image and label map before the first
-            iteration. Defaults to True.
+        check_files (bool | str): Look at every image and label map before the first
+            iteration; ``'decode'`` decodes them, which finds damage in the middle of a
+            file, too. Defaults to True.
 
     Raises:
         ValueError: For each mistake of the table, naming the file and the remedy.
@@ -57,7 +66,7 @@ class SegDataCheckHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def __init__(self, check_files: bool = True) -> None:
+    def __init__(self, check_files: bool | Literal['decode'] = True) -> None:
         self.check_files = check_files
 
     def before_train(self, runner: Runner) -> None:
@@ -116,17 +125,21 @@ class SegDataCheckHook(Hook):
                 continue
             infos = (part.get_data_info(index) for index in range(len(part)))
             with ThreadPoolExecutor() as pool:
-                list(pool.map(check_pair, infos))
+                decode = self.check_files == 'decode'
+                list(pool.map(partial(check_pair, decode=decode), infos))
 
 
-def check_pair(info: dict) -> None:
-    """Compare the sizes of an image and its label map by their headers.
+def check_pair(info: dict, decode: bool = False) -> None:
+    """Check an image and its label map by their headers and last bytes.
 
     Args:
         info (dict): ``img_path`` and, if labelled, ``seg_map_path``.
+        decode (bool): Decode both, which finds damage in the middle, too. Defaults to
+            False.
 
     Raises:
-        ValueError: If a file is missing or unreadable, or the sizes differ.
+        ValueError: If a file is missing, unreadable or truncated, the sizes differ, or
+            the label map is no map of class indices from 0 to 255.
     """
     if 'seg_map_path' not in info:
         return
@@ -139,9 +152,12 @@ def check_pair(info: dict) -> None:
                 'the suffixes of the dataset'
             )
         try:
-            with Image.open(path) as image:
+            with open(path, 'rb') as file:
+                image = open_picture(file, decode)
                 sizes[kind] = image.size
-        except OSError as error:
+                if key == 'seg_map_path':
+                    _check_indices(image, path)
+        except UnreadableError as error:
             raise ValueError(
                 f'the {kind} {path} is not a readable image ({error}). Copy it again'
             ) from error
@@ -150,6 +166,24 @@ def check_pair(info: dict) -> None:
             f'{info["img_path"]} has {_size(sizes["image"])} pixels, but its label map '
             f'{info["seg_map_path"]} has {_size(sizes["label map"])}. Label maps must '
             'have the size of their image'
+        )
+
+
+def _check_indices(image: Image.Image, path: Path) -> None:
+    bands = image.getbands()
+    if len(bands) > 1:
+        raise ValueError(
+            f'the label map {path} has the channels {", ".join(bands)}, but class '
+            'indices have one. Convert its colours to indices'
+        )
+    if image.mode in ('1', 'L', 'P'):
+        return
+    # Only such files hold more than a byte, of which the loader keeps the last.
+    low, high = image.getextrema()
+    if low < 0 or high > 255:
+        raise ValueError(
+            f'the label map {path} holds values from {low} to {high}, but class '
+            'indices are 0 to 255. Convert its values to indices'
         )
 
 

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip('mmaction')
 
-from mmaction.registry import DATASETS  # noqa: E402
+from mmaction.registry import DATASETS, TRANSFORMS  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
 
 import nl_plugins  # noqa: E402, F401
@@ -195,6 +195,71 @@ def test_broken_videos_can_be_left_out(videos):
     dataset = video_set(videos, test_mode=False, on_error='skip')
     assert label(dataset[1]) == 0
     assert {Path(path).name for path in dataset.skipped} >= {'broken.avi'}
+
+
+FORMATS = ['MJPG.avi', 'XVID.avi', 'VP80.webm', 'XVID.mkv', 'mp4v.mp4', 'mp4v.mov']
+
+
+@pytest.fixture(scope='module')
+def whole_videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('whole')
+    noise = np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+    for name in FORMATS:
+        codec = cv2.VideoWriter_fourcc(*name[:4])
+        writer = cv2.VideoWriter(str(folder / name), codec, 12, (32, 24))
+        for t in range(12):
+            writer.write(np.roll(noise, t, 1))
+        writer.release()
+    return folder
+
+
+@pytest.mark.parametrize('share', [0.0, 0.02, 0.5, 0.97])
+@pytest.mark.parametrize('name', FORMATS)
+def test_truncated_videos_are_named(whole_videos, tmp_path, name, share):
+    whole = (whole_videos / name).read_bytes()
+    if not whole:
+        pytest.skip(f'this OpenCV writes no {name}')
+    (tmp_path / name).write_bytes(whole[: int(share * len(whole))])
+    shutil.copy(whole_videos / name, tmp_path / f'good_{name}')
+    (tmp_path / 'list.txt').write_text(f'{name} 0\ngood_{name} 1\n')
+    dataset = video_set(tmp_path)
+    assert dataset[1]['inputs'].shape[0] == 8
+    with pytest.raises(RuntimeError, match=rf'/{name} of .* cannot be used'):
+        dataset[0]
+    for check in ('files', 'decode'):
+        if check == 'files' and name[-3:] in ('mp4', 'mov') and share == 0.97:
+            continue  # what was cut off is the index, which only the decoder misses
+        with pytest.raises(RuntimeError, match=rf'/{name} of .* cannot be used'):
+            video_set(tmp_path, check=check)
+        assert len(video_set(tmp_path, check=check, on_error='skip')) == 1
+    # mmaction's own data set: an error with the name, or fewer frames, but no crash.
+    init = TRANSFORMS.build(dict(type='DecordInit'))
+    try:
+        assert init(dict(filename=str(tmp_path / name)))['total_frames'] <= 12
+    except RuntimeError as error:
+        assert f'/{name} cannot be read as a video' in str(error)
+
+
+@pytest.mark.parametrize('name', FORMATS)
+def test_videos_of_another_backend_are_checked_before_they_are_decoded(
+    whole_videos, name
+):
+    class Store:
+        def get(self, path):
+            whole = (whole_videos / name).read_bytes()
+            return whole if 'good' in path else whole[: len(whole) // 2]
+
+    init = TRANSFORMS.build(dict(type='DecordInit', io_backend='petrel'))
+    init.file_client = Store()
+    assert init(dict(filename='s3://good.avi'))['total_frames'] == 12
+    with pytest.raises(RuntimeError, match='s3://bad.avi cannot be read .*truncated'):
+        init(dict(filename='s3://bad.avi'))
+
+
+def test_decord_names_what_is_missing(tmp_path):
+    init = TRANSFORMS.build(dict(type='DecordInit'))
+    with pytest.raises(FileNotFoundError, match='gone.mp4 does not exist'):
+        init(dict(filename=str(tmp_path / 'gone')))
 
 
 def test_length_of_videos_is_known_after_decoding(videos):

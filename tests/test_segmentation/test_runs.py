@@ -10,7 +10,10 @@ pytest.importorskip('mmseg')
 import cv2  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
+from mmseg.registry import TRANSFORMS  # noqa: E402
 from PIL import Image  # noqa: E402
+
+from nl_plugins.segmentation.hooks import check_pair  # noqa: E402
 
 CONFIG = 'configs/segmentation/snl/snl_r18-d16_1xb4-400_camvid-180x240.py'
 
@@ -118,6 +121,76 @@ def test_a_truncated_image(config, data):
     path.write_bytes(path.read_bytes()[:6])
     with pytest.raises(ValueError, match=r'a\.png is not a readable image'):
         Runner.from_cfg(config).train()
+
+
+@pytest.mark.parametrize('kind', ['images', 'labels'])
+@pytest.mark.parametrize('share', [0.0, 0.3, 0.9])
+def test_a_file_cut_off_anywhere(config, data, kind, share):
+    path = next((data / kind / 'train').glob('a.*'))
+    noise = np.random.default_rng(0).integers(0, 11, (36, 48), dtype=np.uint8)
+    assert cv2.imwrite(str(path), noise)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=rf'{path.name} is not a readable image'):
+        Runner.from_cfg(config).train()
+    assert not checkpoints(config)
+
+
+def test_damage_in_the_middle_is_found_by_decoding(config, data):
+    path = data / 'labels' / 'train' / 'a.png'
+    whole = bytearray(path.read_bytes())
+    place = whole.index(b'IDAT') + 6
+    whole[place : place + 8] = bytes(8)
+    path.write_bytes(whole)
+    config.custom_hooks = [dict(type='SegDataCheckHook', check_files='decode')]
+    with pytest.raises(ValueError, match=r'a\.png is not a readable image'):
+        Runner.from_cfg(config).train()
+    load = TRANSFORMS.build(dict(type='LoadAnnotations'))
+    sample = dict(seg_map_path=str(path), seg_fields=[], reduce_zero_label=False)
+    with pytest.raises(ValueError, match=r'a\.png cannot be read'):
+        load(sample)
+
+
+STRANGE = {
+    'grey and alpha': (Image.new('LA', (48, 36)), 'has the channels L, A'),
+    'colours': (Image.new('RGB', (48, 36)), 'has the channels R, G, B'),
+    'four channels': (Image.new('RGBA', (48, 36)), 'has the channels R, G, B, A'),
+    'sixteen bits': (
+        Image.fromarray(np.full((36, 48), 256, np.uint16)),
+        'holds values from 256 to 256',
+    ),
+}
+
+
+@pytest.mark.parametrize('kind', STRANGE)
+def test_label_maps_are_class_indices(config, data, kind):
+    picture, message = STRANGE[kind]
+    path = data / 'labels' / 'train' / 'a.png'
+    picture.save(path)
+    with pytest.raises(ValueError, match=rf'a\.png {message}'):
+        Runner.from_cfg(config).train()
+    if len(picture.getbands()) > 1:  # without the hook, too
+        load = TRANSFORMS.build(dict(type='LoadAnnotations'))
+        sample = dict(seg_map_path=str(path), seg_fields=[], reduce_zero_label=False)
+        with pytest.raises(ValueError, match=r'a\.png has \d channels'):
+            load(sample)
+
+
+@pytest.mark.parametrize('mode', ['L', 'P', 'I;16', '1'])
+@pytest.mark.parametrize('size', [(1, 1), (1, 5), (5, 1), (5, 4)])
+def test_label_maps_of_any_size_and_depth_keep_their_shape(tmp_path, mode, size):
+    path = str(tmp_path / 'label.png')
+    dtype = {'I;16': np.uint16, '1': bool}.get(mode, np.uint8)
+    labels = (np.arange(size[0] * size[1]).reshape(size) % 2).astype(dtype)
+    picture = Image.fromarray(labels)
+    if mode == 'P':
+        picture.putpalette([0, 0, 0, 255, 255, 255])
+    picture.save(path)
+    check_pair(dict(img_path=path, seg_map_path=path), decode=True)
+    load = TRANSFORMS.build(dict(type='LoadAnnotations'))
+    sample = dict(seg_map_path=path, seg_fields=[], reduce_zero_label=False)
+    loaded = load(sample | dict(img_shape=size))['gt_seg_map']
+    assert loaded.shape == size and (loaded == labels).all()
 
 
 def test_crops_larger_than_the_images_without_padding(config):

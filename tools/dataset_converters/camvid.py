@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
+from PIL import Image
 
 SPLITS = ('train', 'val', 'test')
 SUFFIXES = dict(images='.jpg', labels='.png')
@@ -93,10 +94,16 @@ def check(folder: Path) -> dict[str, int]:
             what = f'no partner for {lonely[:3]}' if lonely else 'no pictures'
             raise ValueError(f'{split}: {what} in {len(images)} pictures')
         for stem, path in images.items():
+            for file in (path, labels[stem]):
+                try:  # OpenCV gives a truncated picture a grey end
+                    with Image.open(file) as picture:
+                        picture.load()
+                except (OSError, ValueError, SyntaxError) as error:
+                    raise ValueError(
+                        f'{split}/{file.name} cannot be read as a picture ({error})'
+                    ) from error
             image = cv2.imread(str(path), cv2.IMREAD_COLOR)
             label = cv2.imread(str(labels[stem]), cv2.IMREAD_UNCHANGED)
-            if image is None or label is None:
-                raise ValueError(f'{split}/{stem} cannot be read as pictures')
             if label.ndim != 2 or image.shape[:2] != label.shape:
                 raise ValueError(
                     f'{split}/{stem}: the picture is {image.shape}, '
