@@ -140,11 +140,18 @@ ARGUMENTS = {
     },
 }
 
-#: What cannot be tried, and why.
+_SPARSE = (
+    'runs inside its pre-training alone, with a mask: give the block `in_channels`'
+)
+
+#: What cannot be probed, and why.
 UNTRIED = {
-    ('mmpretrain', 'SparseConvNeXt'): 'runs only inside its pre-training, with a mask',
-    ('mmpretrain', 'SparseResNet'): 'runs only inside its pre-training, with a mask',
-    ('mmaction', 'ResNetTIN'): 'needs an operator of compiled mmcv',
+    ('mmpretrain', 'SparseConvNeXt'): _SPARSE,
+    ('mmpretrain', 'SparseResNet'): _SPARSE,
+    (
+        'mmaction',
+        'ResNetTIN',
+    ): 'a block goes in with a warning; it runs with compiled mmcv alone',
     ('mmseg', 'VPD'): 'needs the package ldm and a diffusion model',
 }
 
