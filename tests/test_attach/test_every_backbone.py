@@ -1,5 +1,5 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""A block goes into every backbone that the three codebases register."""
+"""A block goes into every backbone that the four codebases register."""
 
 import copy
 import warnings
@@ -32,6 +32,8 @@ def _tiny(scope, name):
     torch.manual_seed(0)
     shapes = shape if isinstance(shape[0], tuple) else (shape,)
     net = build(scope, cfg)
+    if name == 'TridentResNet':  # its convolutions begin with what memory held
+        net.init_weights()
     for parameter in net.parameters():  # some begin with branches of zeros
         parameter.data.add_(0.02 * torch.randn_like(parameter))
     return net, cfg, [torch.randn(one) for one in shapes]
