@@ -1,5 +1,5 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Every backbone that the three codebases register, and where a block goes into it.
+"""Every backbone that the four codebases register, and where a block goes into it.
 
 python .dev_scripts/stock_backbones.py            # how many were tried, how many work
 python .dev_scripts/stock_backbones.py --write    # the table of the docs
@@ -138,13 +138,47 @@ ARGUMENTS = {
         'TANet': dict(depth=50, num_segments=8),
         'TimeSformer': dict(num_frames=8, img_size=224, patch_size=16),
     },
+    'mmdet': {
+        **{
+            name: dict(depth=50)
+            for name in (
+                'DetectoRS_ResNet',
+                'DetectoRS_ResNeXt',
+                'Res2Net',
+                'ResNeSt',
+                'ResNeXt',
+                'ResNet',
+                'ResNetV1d',
+            )
+        },
+        'HRNet': dict(extra=_HRNET),
+        'RegNet': dict(arch='regnetx_400mf'),
+        'SSDVGG': dict(depth=16),
+        'TridentResNet': dict(
+            depth=50,
+            num_branch=3,
+            test_branch_idx=1,
+            trident_dilations=(1, 2, 3),
+            num_stages=3,
+            strides=(1, 2, 2),
+            dilations=(1, 1, 1),
+            out_indices=(2,),
+        ),
+    },
 }
 
-#: What cannot be tried, and why.
+_SPARSE = (
+    'runs inside its pre-training alone, with a mask: give the block `in_channels`'
+)
+
+#: What cannot be probed, and why.
 UNTRIED = {
-    ('mmpretrain', 'SparseConvNeXt'): 'runs only inside its pre-training, with a mask',
-    ('mmpretrain', 'SparseResNet'): 'runs only inside its pre-training, with a mask',
-    ('mmaction', 'ResNetTIN'): 'needs an operator of compiled mmcv',
+    ('mmpretrain', 'SparseConvNeXt'): _SPARSE,
+    ('mmpretrain', 'SparseResNet'): _SPARSE,
+    (
+        'mmaction',
+        'ResNetTIN',
+    ): 'a block goes in with a warning; it runs with compiled mmcv alone',
     ('mmseg', 'VPD'): 'needs the package ldm and a diffusion model',
 }
 
@@ -163,7 +197,7 @@ def stock_backbones() -> dict[tuple[str, str], dict]:
             continue
         importlib.import_module(f'{scope}.models')
         registry = importlib.import_module(f'{scope}.registry').MODELS
-        for name, cls in registry.module_dict.items():
+        for name, cls in [*registry.module_dict.items()]:
             if f'{scope}.models.backbones.' not in cls.__module__:
                 continue
             if (scope, name) not in NOT_BACKBONES:
@@ -189,7 +223,12 @@ def tried() -> list[tuple[str, str, dict | None, str]]:
 
 def table(rows: list[tuple[str, str, dict | None, str]]) -> str:
     """One line a class: a name at each stride with width, grid and matrix."""
-    titles = {'mmpretrain': 'mmpretrain', 'mmseg': 'mmseg', 'mmaction': 'mmaction2'}
+    titles = dict(
+        mmpretrain='mmpretrain',
+        mmseg='mmseg',
+        mmaction='mmaction2',
+        mmdet='mmdetection',
+    )
     lines = []
     for scope, title in titles.items():
         lines += ['', f'### {title}', '', '| backbone | stride 8 | 16 | 32 |']

@@ -5,18 +5,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch.nn as nn
 from mmengine.logging import print_log
 from mmengine.registry import MODELS
 
+from ..options import Cfg, Filled, check, did_you_mean
 from .insert import insert_blocks
+
+_OPTIONS = {
+    'backbone': Cfg | nn.Module,
+    'inserts': Annotated[Sequence[dict], Filled()],
+    'pretrained': str | None,
+    'init_cfg': dict | Sequence[dict] | None,
+}
 
 
 @MODELS.register_module()
 def NonLocalBackbone(
-    backbone: dict | nn.Module,
-    inserts: Sequence[dict],
+    backbone: dict | nn.Module = None,
+    inserts: Sequence[dict] = None,
     pretrained: str | None = None,
     init_cfg: dict | Sequence[dict] | None = None,
     **unexpected,
@@ -56,8 +65,9 @@ def NonLocalBackbone(
             - cfg (dict | Sequence[dict]): Config of a block, or of several in a row.
               ``in_channels`` is found from the module that the block follows unless
               it is given; ``postfix`` is appended to the name.
-            - num_segments (int, optional): Frames T of a clip. 3D blocks then see
-              frame-stacked features (N * T, C, H, W) as (N, C, T, H, W).
+            - num_segments (int | str, optional): Frames T of a clip. 3D blocks then
+              see frame-stacked features (N * T, C, H, W) as (N, C, T, H, W).
+              ``'input'`` takes those of the clips that a recogniser of mmaction gets.
         pretrained (str, optional): Passed on to the backbone; mmseg's
             ``EncoderDecoder`` sets it. Defaults to None.
         init_cfg (dict | Sequence[dict], optional): Passed on to the backbone.
@@ -66,15 +76,19 @@ def NonLocalBackbone(
         nn.Module: The backbone.
 
     Raises:
-        ValueError: If ``inserts`` is empty or misspelt, a module does not exist,
-            cannot be followed or does not fit the block.
+        ValueError: If an option is missing, misspelt or not what it takes, a module
+            does not exist, cannot be followed or does not fit the block.
     """
     if unexpected:
+        near = did_you_mean(next(iter(unexpected)), _OPTIONS)
         raise ValueError(
-            f'NonLocalBackbone got the unexpected option(s) {sorted(unexpected)}: '
-            'options of the backbone go into backbone=dict(...), and over an '
+            f'NonLocalBackbone got the unexpected option(s) {sorted(unexpected)}{near}'
+            ': options of the backbone go into backbone=dict(...), and over an '
             'inherited backbone _delete_=True keeps its options out'
         )
+    given = (backbone, inserts, pretrained, init_cfg)
+    for (option, annotation), value in zip(_OPTIONS.items(), given):
+        check('NonLocalBackbone', option, value, annotation)
     if isinstance(backbone, nn.Module):
         if pretrained is not None or init_cfg is not None:
             raise ValueError(
@@ -90,11 +104,6 @@ def NonLocalBackbone(
 
 
 def _build(cfg: dict, pretrained: str | None, init_cfg: dict | None) -> nn.Module:
-    if not isinstance(cfg, dict) or 'type' not in cfg:
-        raise ValueError(
-            "NonLocalBackbone: backbone must be a dict with the key 'type', but got "
-            f'{cfg!r}'
-        )
     passed = {'pretrained': pretrained, 'init_cfg': init_cfg}
     for option, value in passed.items():
         if value is None:

@@ -8,21 +8,24 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial, wraps
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch.nn as nn
 from mmengine.logging import print_log
-from mmengine.registry import MODELS
 from torch.fx import Proxy
 
-from ..blocks import NonLocalBlock
+from ..options import Count, Filled, check, did_you_mean
 from .layout import Grid, Layout, apply_block, join_output, split_output
 from .places import Place, Places
 from .probe import probe, structural_width
-from .sequence import build_blocks, initialise
+from .sequence import as_cfgs, build_blocks, check_sees_clips, initialise
 from .train_only import NORMS
 
-_KEYS = ('after', 'cfg', 'num_segments')
+_OPTIONS = {
+    'after': Annotated[str | Sequence[str], Filled()],
+    'cfg': object,  # whose blocks are checked when they are built
+    'num_segments': Count | Literal['input'] | None,
+}
 
 
 def insert_blocks(
@@ -45,7 +48,9 @@ def insert_blocks(
     built, placed = [], []
     for insert in checked:
         names = _names(insert['after'])
-        if len(names) > 1 and any(isinstance(one, nn.Module) for one in _cfgs(insert)):
+        if len(names) > 1 and any(
+            isinstance(one, nn.Module) for one in as_cfgs(insert['cfg'])
+        ):
             raise ValueError(
                 f'a built block goes after one module, but {names} are {len(names)}: '
                 'give its config, or one insert with a block of its own for each'
@@ -336,48 +341,34 @@ def _join_init_info(backbone: nn.Module, block: nn.Module) -> None:
 
 
 def _checked(inserts: Sequence[dict]) -> list[dict]:
-    if not isinstance(inserts, (list, tuple)) or not inserts:
-        raise ValueError(
-            'inserts must be a list of dict(after=..., cfg=...) with at least one '
-            f'entry, but got {inserts!r}'
-        )
     checked = []
-    for insert in inserts:
-        if not isinstance(insert, dict) or not {'after', 'cfg'} <= set(insert):
-            raise ValueError(
-                "each of inserts must be a dict with the keys 'after' and 'cfg', but "
-                f'got {insert!r}'
-            )
-        unknown = set(insert) - set(_KEYS)
-        if unknown:
-            raise ValueError(
-                f'inserts takes the keys {list(_KEYS)}, but got {sorted(unknown)}'
-            )
-        num_segments = insert.get('num_segments')
-        if num_segments not in (None, 'input') and (
-            not isinstance(num_segments, int) or num_segments < 1
-        ):
-            raise ValueError(
-                "num_segments must be a positive integer or 'input', but got "
-                f'{num_segments!r}'
-            )
-        checked.append({'num_segments': None, **insert})
+    for number, insert in enumerate(inserts):
+        owner = f'inserts[{number}] of NonLocalBackbone'
+        for key in insert:
+            if key not in _OPTIONS:
+                raise ValueError(
+                    f'{owner} has no option {key!r}{did_you_mean(key, _OPTIONS)}, '
+                    f'choose from {list(_OPTIONS)}'
+                )
+        for key in ('after', 'cfg'):
+            if key not in insert:
+                raise ValueError(
+                    f"{owner} must have the keys 'after' and 'cfg', but got {insert!r}"
+                )
+        insert = {'num_segments': None, **insert}
+        for key, annotation in _OPTIONS.items():
+            check(owner, key, insert[key], annotation)
+        checked.append(insert)
     return checked
 
 
 def _names(after: str | Sequence[str]) -> list[str]:
-    names = [after] if isinstance(after, str) else list(after)
-    if not names or not all(isinstance(name, str) and name for name in names):
-        raise ValueError(
-            "'after' must name at least one module, as in 'layer3.5', but got "
-            f'{after!r}'
-        )
-    return names
+    return [after] if isinstance(after, str) else list(after)
 
 
 def _place(places: Places, name: str, insert: dict) -> Place:
     """The place after a module; a given width stands in for a probe that failed."""
-    first = next(iter(_cfgs(insert)), None)
+    first = next(iter(as_cfgs(insert['cfg'])), None)
     given = first.get('in_channels') if isinstance(first, dict) else None
     if not places.probe.calls(name) and not places.probe.complete:
         host = places.backbone.get_submodule(name)
@@ -414,14 +405,7 @@ def _check_frames(asked: str, place: Place, insert: dict, own: int | None) -> No
             f'num_segments={given} is for networks of stacked frames, but {asked!r} '
             f'returns clips already: leave num_segments out'
         )
-    cfgs = _cfgs(insert)
-    if cfgs and all(map(_sees_frames_alone, cfgs)):
-        first = cfgs[0]
-        kind = first['type'] if isinstance(first, dict) else type(first).__name__
-        raise ValueError(
-            f'num_segments={given} is given after {asked!r}, but {kind} sees each '
-            'frame alone: give ndim=3 in its cfg, or leave num_segments out'
-        )
+    check_sees_clips(insert['cfg'], given, f' after {asked!r}')
     if isinstance(own, int) and isinstance(given, int) and place.frames:
         here = own * place.frames[0]
         if given != here:
@@ -430,24 +414,6 @@ def _check_frames(asked: str, place: Place, insert: dict, own: int | None) -> No
                 f'whose num_segments={own} gives clips of {here:g} frames there: give '
                 f'num_segments={here:g}'
             )
-
-
-def _cfgs(insert: dict) -> list:
-    cfg = insert['cfg']
-    return [cfg] if isinstance(cfg, (dict, str, nn.Module)) else list(cfg or ())
-
-
-def _sees_frames_alone(one: Any) -> bool:
-    """Whether a block, or its config, has dimensions that are not three."""
-    if isinstance(one, nn.Module):
-        return getattr(one, 'ndim', 3) != 3
-    if not isinstance(one, dict) or one.get('ndim', 2) == 3:
-        return False
-    cls = one.get('type')
-    if isinstance(cls, str):
-        with MODELS.switch_scope_and_registry(None) as registry:
-            cls = registry.get(cls)
-    return isinstance(cls, type) and issubclass(cls, NonLocalBlock)
 
 
 def _check_fit(

@@ -120,15 +120,7 @@ def apply_block(
 
     Returns:
         Tensor: Of the shape of x.
-
-    Raises:
-        ValueError: If the batch is empty.
     """
-    if x.shape[0] == 0:
-        raise ValueError(
-            f'{type(block).__name__} got an empty batch {tuple(x.shape)}: leave such '
-            'batches out of the loader'
-        )
     if num_segments is None or x.ndim != 4 or getattr(block, 'ndim', 3) != 3:
         return block(x)
     return clip_to_frames(block(frames_to_clip(x, num_segments)))

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from ..options import Cfg, Count, checked, documented
+from ..options import Cfg, Count, Filled, checked, documented
 from .sequence import BlockSequence
 
 
@@ -27,8 +27,9 @@ class BaseNonLocalNeck(BaseModule):
         block (dict | Sequence[dict]): Config of a block, or of several in a row.
         levels (Sequence[int]): Levels that get blocks; negative ones count from the
             last. Defaults to (-1, ).
-        num_segments (int, optional): Frames of a clip; 3D blocks then see features
-            (N * T, C, H, W) as (N, C, T, H, W). Defaults to None.
+        num_segments (int | str, optional): Frames of a clip, or ``'input'``, see
+            :func:`NonLocalBackbone`; 3D blocks then see features (N * T, C, H, W) as
+            (N, C, T, H, W). Defaults to None.
         init_cfg (dict, optional): Config of an initialisation.
 
     Raises:
@@ -38,16 +39,14 @@ class BaseNonLocalNeck(BaseModule):
 
     def __init__(
         self,
-        in_channels: Count | Sequence[Count],
-        block: Cfg | Sequence[Cfg],
-        levels: Sequence[int] = (-1,),
-        num_segments: Count | None = None,
+        in_channels: Count | Annotated[Sequence[Count], Filled()],
+        block: Cfg | Annotated[Sequence[Cfg], Filled()],
+        levels: Annotated[Sequence[int], Filled()] = (-1,),
+        num_segments: Count | Literal['input'] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
         widths = [in_channels] if isinstance(in_channels, int) else list(in_channels)
-        if not levels:
-            raise ValueError('levels is empty: name at least one feature level')
         for level in levels:
             if not -len(widths) <= level < len(widths):
                 raise ValueError(

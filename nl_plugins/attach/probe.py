@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,6 +35,10 @@ _SIDES = (
 )
 _STATE = ('_parameters', '_buffers', '_modules')
 _FRAMES = ('num_frames', 'temporal_size', 'clip_len')
+
+
+#: Of the inputs of a network.
+Shapes = tuple[tuple[int, ...], ...]
 
 
 @dataclass
@@ -238,14 +243,13 @@ def _kinds(backbone: nn.Module) -> Iterator[Any]:
         yield lambda n, size: ((n, 2, size[0], joints, 3),)
         return
     convs = [m for m in backbone.modules() if isinstance(m, _ConvNd)]
-    channels = convs[0].in_channels if convs else 3
     named = convs[0] if convs else backbone
     volumetric = any(type(m).__name__.endswith('3d') for m in named.modules())
 
-    def image(n: int, size: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    def image(n: int, size: tuple[int, ...], channels: int = 3) -> Shapes:
         return ((n, channels, *size[-2:]),)
 
-    def clip(n: int, size: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    def clip(n: int, size: tuple[int, ...], channels: int = 3) -> Shapes:
         return ((n, channels, *(size if len(size) == 3 else (16, *size))),)
 
     paths = _num_inputs(backbone)
@@ -259,7 +263,10 @@ def _kinds(backbone: nn.Module) -> Iterator[Any]:
                 (n, width, *one(n, size)[0][2:]) for width in firsts
             )
         return
-    yield from (clip, image) if volumetric else (image, clip)
+    # Pixels may have been moved to channels before the first convolution.
+    for channels in dict.fromkeys((convs[0].in_channels if convs else 3, 3)):
+        for one in (clip, image) if volumetric else (image, clip):
+            yield partial(one, channels=channels)
 
 
 def _num_joints(backbone: nn.Module) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch.nn as nn
 from mmengine.model import BaseModule, initialize
@@ -36,7 +36,7 @@ def build_blocks(
     """
     from mmcv.cnn.bricks.plugin import infer_abbr
 
-    cfgs = [cfg] if isinstance(cfg, (dict, str, nn.Module)) else list(cfg or ())
+    cfgs = as_cfgs(cfg)
     if not cfgs:
         raise ValueError('cfg must hold at least one block, but it is empty')
     blocks: dict[str, nn.Module] = {}
@@ -57,6 +57,39 @@ def build_blocks(
             name = f'{stem}_{count}'
         blocks[name] = block
     return blocks
+
+
+def as_cfgs(cfg: Any) -> list:
+    """One cfg, or several in a row, as a list."""
+    if cfg is None:
+        return []
+    return list(cfg) if isinstance(cfg, (list, tuple)) else [cfg]
+
+
+def check_sees_clips(cfg: Any, num_segments: int | str | None, where: str = '') -> None:
+    """Raise ValueError if frames are to be joined to clips that no block looks at."""
+    cfgs = as_cfgs(cfg)
+    if num_segments is None or not cfgs or not all(map(_sees_frames_alone, cfgs)):
+        return
+    first = cfgs[0]['type'] if isinstance(cfgs[0], dict) else type(cfgs[0])
+    kind = first if isinstance(first, str) else first.__name__
+    raise ValueError(
+        f'num_segments={num_segments} is given{where}, but {kind} sees each frame '
+        'alone: give ndim=3 in its cfg, or leave num_segments out'
+    )
+
+
+def _sees_frames_alone(one: Any) -> bool:
+    """Whether a block, or its config, has dimensions that are not three."""
+    if isinstance(one, nn.Module):
+        return getattr(one, 'ndim', 3) != 3
+    if not isinstance(one, dict) or one.get('ndim', 2) == 3:
+        return False
+    cls = one.get('type')
+    if isinstance(cls, str):
+        with MODELS.switch_scope_and_registry(None) as registry:
+            cls = registry.get(cls)
+    return isinstance(cls, type) and issubclass(cls, NonLocalBlock)
 
 
 def _fitting(block: nn.Module, in_channels: int) -> nn.Module:
@@ -118,8 +151,9 @@ class BlockSequence(BaseModule):
     Args:
         in_channels (int): Channels of the input and the output.
         blocks (Sequence[dict]): Configs of the blocks, without ``in_channels``.
-        num_segments (int, optional): Frames of a clip; 3D blocks then see features
-            (N * T, C, H, W) as (N, C, T, H, W). Defaults to None.
+        num_segments (int | str, optional): Frames of a clip, or ``'input'``, see
+            :func:`NonLocalBackbone`; 3D blocks then see features (N * T, C, H, W) as
+            (N, C, T, H, W). Defaults to None.
         init_cfg (dict, optional): Config of an initialisation.
 
     Example:
@@ -136,12 +170,13 @@ class BlockSequence(BaseModule):
         in_channels: Count,
         *,
         blocks: Sequence[Cfg],
-        num_segments: Count | None = None,
+        num_segments: Count | Literal['input'] | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
         super().__init__(init_cfg)
         self.in_channels = in_channels
         self.num_segments = num_segments
+        check_sees_clips(blocks, num_segments)
         built = build_blocks(blocks, in_channels)
         self.names = tuple(built)
         for name, block in built.items():

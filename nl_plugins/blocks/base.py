@@ -271,13 +271,19 @@ class NonLocalBlock(BaseModule):
         return out, may_write
 
     def check_input(self, x: Tensor) -> None:
-        """Raise ValueError unless x is (B, in_channels, *S) with ndim sizes in S."""
+        """Raise ValueError unless x is (B, in_channels, *S), len(S) == ndim, filled."""
         if x.ndim != self.ndim + 2 or x.shape[1] != self.in_channels:
             sizes = ', '.join('LHT'[:1] if self.ndim == 1 else 'THW'[-self.ndim :])
             raise ValueError(
                 f'{type(self).__name__} with in_channels={self.in_channels}, '
                 f'ndim={self.ndim} takes (batch, {self.in_channels}, {sizes}), but got '
                 f'{tuple(x.shape)}'
+            )
+        if not is_traced() and 0 in x.shape:
+            kind = 'map' if x.shape[0] else 'batch'
+            raise ValueError(
+                f'{type(self).__name__} got an empty {kind} {tuple(x.shape)}: leave '
+                'such inputs out of the loader'
             )
 
 

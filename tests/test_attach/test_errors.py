@@ -50,10 +50,16 @@ class Tokens(nn.Module):
     [
         (dict(after='stage.0', cfg=NL), "no module 'stage.0'.*'stages.0'"),
         (dict(after='stages.2', cfg=NL), "'stages.0', 'stages.1'"),
-        (dict(after=[], cfg=NL), "'after' must name at least one module"),
-        (dict(after='', cfg=NL), "'after' must name at least one module"),
+        (dict(after=[], cfg=NL), r'inserts\[0\] .*: after must be .*at least one'),
+        (dict(after='', cfg=NL), r'after must be .*at least one'),
+        (dict(after=3, cfg=NL), 'after must be a string or a sequence.* got 3'),
         (dict(after='stem'), "keys 'after' and 'cfg'"),
-        (dict(after='stem', cfg=NL, segments=4), r"\['segments'\]"),
+        (dict(after='stem', cfg=NL, segments=4), "did you mean 'num_segments'"),
+        (dict(after='stem', cfg=5), "a dict with the key 'type', but got 5"),
+        (dict(after='stem', cfg=None), 'at least one block'),
+        (dict(after='stem', cfg=NL3D, num_segments='all'), "or 'input' or None.*'all'"),
+        (dict(after='stem', cfg=NL3D, num_segments=True), 'positive integer.*True'),
+        (dict(after='stem', cfg=NL3D, num_segments=2.5), 'positive integer.*2.5'),
         (dict(after='stem', cfg=[]), 'at least one block'),
         (dict(after='stem', cfg=dict(ndim=2)), "key 'type'"),
         (dict(after='stem', cfg=NL, num_segments=0), 'positive integer'),
@@ -120,6 +126,26 @@ def test_a_refusal_names_a_module_that_works(scope, cfg, after, works):
         NonLocalBackbone(net, [dict(after=after, cfg=NL)])
     name = str(e.value).split("'")[-2]
     NonLocalBackbone(net, [dict(after=name, cfg=NL)])
+
+
+@pytest.mark.parametrize(
+    'options, words',
+    [
+        (dict(insert=[]), r"\['insert'\] \(did you mean 'inserts'"),
+        (dict(), 'inserts must be'),
+        (dict(inserts=[dict(after='stem', cfg=NL)], init_cfg='x.pth'), 'init_cfg must'),
+        (dict(inserts=[dict(after='stem', cfg=NL)], pretrained=1), 'pretrained must'),
+    ],
+)
+def test_mistakes_in_options(options, words):
+    with pytest.raises(ValueError, match=words):
+        NonLocalBackbone(Body(), **options)
+
+
+@pytest.mark.parametrize('backbone', [None, 'ResNet', dict(depth=18), nn.Conv2d])
+def test_a_backbone_is_a_config_or_a_module(backbone):
+    with pytest.raises(ValueError, match="backbone must be a dict with the key 'type'"):
+        NonLocalBackbone(backbone, [dict(after='stem', cfg=NL)])
 
 
 @pytest.mark.parametrize('inserts', [[], None, dict(after='stem', cfg=NL), ['stem']])

@@ -1,5 +1,5 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""A block goes into every backbone that the three codebases register."""
+"""A block goes into every backbone that the four codebases register."""
 
 import copy
 import warnings
@@ -32,6 +32,8 @@ def _tiny(scope, name):
     torch.manual_seed(0)
     shapes = shape if isinstance(shape[0], tuple) else (shape,)
     net = build(scope, cfg)
+    if name == 'TridentResNet':  # its convolutions begin with what memory held
+        net.init_weights()
     for parameter in net.parameters():  # some begin with branches of zeros
         parameter.data.add_(0.02 * torch.randn_like(parameter))
     return net, cfg, [torch.randn(one) for one in shapes]
@@ -98,6 +100,46 @@ def test_blocks_start_as_the_identity_and_learn(scope, name, monkeypatch):
     with torch.no_grad():
         moved = _tensors(net(*inputs))
     assert any(not torch.equal(a, b) for a, b in zip(after, moved))
+
+
+@pytest.mark.parametrize(
+    'cfg, after, width',
+    [
+        (dict(type='SparseResNet', depth=50), 'layer3.4', 1024),
+        (
+            dict(
+                type='SparseConvNeXt',
+                arch=dict(depths=[1, 1, 2, 1], channels=[8, 16, 24, 32]),
+            ),
+            'stages.2.1',
+            24,
+        ),
+    ],
+    ids=lambda each: each['type'] if isinstance(each, dict) else None,
+)
+def test_a_network_that_cannot_be_probed_takes_a_given_width(
+    cfg, after, width, monkeypatch
+):
+    """SparK's networks ask a mask of their pre-training."""
+    sparse = pytest.importorskip('mmpretrain.models.utils.sparse_modules')
+    insert = dict(after=after, cfg=dict(type='NLBlock', in_channels=width))
+    torch.manual_seed(0)
+    net = build(
+        'mmpretrain', dict(type='NonLocalBackbone', backbone=cfg, inserts=[insert])
+    )
+    (block,) = blocks_of(net).values()
+    block.init_weights()
+    monkeypatch.setattr(sparse.SparseHelper, '_cur_active', torch.ones(2, 1, 2, 2) > 0)
+    x = torch.randn(2, 3, 64, 64)
+    net.eval()
+    with torch.no_grad():
+        found = _tensors(net(x))
+        hook = block.register_forward_hook(lambda module, args, out: args[0])
+        expected = _tensors(net(x))
+    hook.remove()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    sum(out.square().mean() for out in _tensors(net.train()(x))).backward()
+    assert block.conv_out.conv.weight.grad.abs().sum() > 0
 
 
 def test_every_class_has_a_config():

@@ -87,13 +87,19 @@ def test_a_neck_refines_the_chosen_levels():
 @pytest.mark.parametrize(
     'options, words',
     [
-        (dict(levels=()), 'levels is empty'),
+        (dict(levels=()), 'levels must be .*at least one'),
         (dict(levels=(2,)), 'level 2 does not exist'),
-        (dict(block=[]), 'at least one block'),
+        (dict(levels=0), 'levels must be a sequence'),
+        (dict(block=[]), 'block must be .*at least one'),
+        (dict(block='NLBlock'), "block must be a dict with the key 'type'"),
+        (dict(in_channels=[]), 'in_channels must be .*at least one'),
+        (dict(num_segments=0), "positive integer or 'input' or None"),
+        (dict(num_segments=4), 'NLBlock sees each frame alone: give ndim=3'),
+        (dict(num_segment=4), "no option 'num_segment' .did you mean"),
     ],
 )
 def test_mistakes_in_a_neck(options, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         BaseNonLocalNeck(**{'in_channels': [8, 8], 'block': NL, **options})
 
 

@@ -350,6 +350,44 @@ TINY: dict[tuple[str, str], tuple[dict, tuple]] = {
         for name in ('ResNet', 'ResNetV1c', 'ResNetV1d')
     },
     ('mmseg', 'ResNeXt'): (dict(groups=1, base_width=4, **_NARROW), IMAGE),
+    **{
+        ('mmdet', name): ({**_SHALLOW, 'base_channels': 8, **more}, IMAGE)
+        for name, more in (
+            ('ResNet', dict(stem_channels=8)),
+            ('ResNetV1d', dict(stem_channels=8)),
+        )
+    },
+    **{
+        ('mmdet', name): (dict(num_stages=4, stem_channels=8, base_channels=8), IMAGE)
+        for name in ('ResNeSt', 'Res2Net')
+    },
+    ('mmdet', 'CSPDarknet'): (dict(widen_factor=0.125, deepen_factor=0.33), IMAGE),
+    ('mmdet', 'CSPNeXt'): (dict(widen_factor=0.125, deepen_factor=0.33), IMAGE),
+    ('mmdet', 'HRNet'): (_hrnet(), IMAGE),
+    ('mmdet', 'HourglassNet'): (
+        dict(
+            downsample_times=3,
+            num_stacks=1,
+            stage_channels=(16, 16, 24, 32),
+            stage_blocks=(1, 1, 1, 1),
+            feat_channel=16,
+        ),
+        (2, 3, 128, 128),
+    ),
+    ('mmdet', 'SwinTransformer'): (
+        dict(embed_dims=8, depths=(1, 1, 2, 1), num_heads=(1, 2, 2, 4), window_size=4),
+        IMAGE,
+    ),
+    **{
+        ('mmdet', name): (
+            dict(num_layers=[1, 1, 2, 1], embed_dims=8, num_heads=[1, 2, 3, 4], **more),
+            IMAGE,
+        )
+        for name, more in (
+            ('PyramidVisionTransformer', dict(pretrain_img_size=64)),
+            ('PyramidVisionTransformerV2', {}),
+        )
+    },
     ('mmaction', 'AAGCN'): ({}, (2, 2, 8, 17, 3)),
     ('mmaction', 'STGCN'): ({}, (2, 2, 8, 17, 3)),
     ('mmaction', 'C2D'): (_SHALLOW, CLIP),

@@ -59,6 +59,16 @@ def test_signature_is_in_channels_then_keywords(name):
     assert all(parameter.kind in keyword for parameter in (second, *others))
 
 
+@pytest.mark.parametrize('name, variant, ndim', checks.cases())
+def test_an_empty_input_is_named(name, variant, ndim):
+    module = checks.build(BLOCKS[name], variant, ndim).eval()
+    x = checks.sample(ndim)
+    with pytest.raises(ValueError, match=f'{name} got an empty batch .*loader'):
+        module(x[:0])
+    with pytest.raises(ValueError, match=f'{name} got an empty map .*loader'):
+        module(x[..., :0])
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_size_is_preserved(data):
