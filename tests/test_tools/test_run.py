@@ -124,7 +124,7 @@ def test_every_row_names_a_script(package):
     assert rows(package)
     for script, _, verdict in rows(package):
         assert run.find_script(package, script).is_file()
-        assert re.match(r'yes$|no, |on |where ', verdict)
+        assert re.match(r'yes$|no, |on |where |with ', verdict)
 
 
 @pytest.fixture
