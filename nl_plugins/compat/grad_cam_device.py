@@ -17,9 +17,8 @@ def needed() -> bool:
 
 
 def apply(module) -> None:
-    for name in dir(module):
-        method = getattr(module, name)
-        if isinstance(method, type) and '__init__' in vars(method):
+    for name, method in vars(module).items():
+        if name[0] != '_' and isinstance(method, type) and '__init__' in vars(method):
             replace(method, '__init__', _on_the_device_of_the_model)
 
 
