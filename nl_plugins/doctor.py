@@ -21,6 +21,9 @@ from .compat.repair import APPLIED, release, version_of
 from .version import __version__
 
 HEADLESS = 'pip install --force-reinstall --no-deps opencv-python-headless'
+_MISSING = dict(
+    missing='Missing', optional='Not installed, for some scripts of the codebases'
+)
 # Python turns warnings into errors by either.
 LENIENT = 'unset PYTHONWARNINGS, and leave -W out'
 
@@ -83,6 +86,19 @@ PACKAGES = (
     ),
 )
 
+#: What scripts of the codebases import and nothing else needs.
+OPTIONAL = tuple(
+    Package(module, (name,), f'pip install {name}', needed_by)
+    for module, name, *needed_by in (
+        ('tensorboard', 'tensorboard'),
+        ('seaborn', 'seaborn', 'mmseg'),
+        ('moviepy', 'moviepy', 'mmaction'),
+        ('pytorch_grad_cam', 'grad-cam', 'mmpretrain', 'mmseg'),
+        ('sklearn', 'scikit-learn', 'mmpretrain'),
+        ('psutil', 'psutil', 'mmdet'),
+    )
+)
+
 
 def _version(distributions: tuple[str, ...]) -> str | None:
     for distribution in distributions:
@@ -143,7 +159,8 @@ def diagnose(codebases: tuple[str, ...] = _ALL) -> dict:
 
     Returns:
         dict: ``ok`` (whether they do), ``versions``, ``devices``, ``loading`` (of
-        checkpoints), ``repairs``, ``codebases`` and ``missing``, ready for json.
+        checkpoints), ``repairs``, ``codebases``, ``missing`` and ``optional`` (for
+        scripts of the codebases), ready for json.
     """
     versions = dict(
         nl_plugins=__version__,
@@ -156,9 +173,13 @@ def diagnose(codebases: tuple[str, ...] = _ALL) -> dict:
         installed = compat.is_installed(package.module)
         version = _version(package.distributions)
         versions[package.module] = (version or 'unknown') if installed else None
-        wanted = not package.needed_by or set(package.needed_by) & set(codebases)
-        if not installed and wanted:
+        if not installed and _wanted(package, codebases):
             missing.append(dict(package=package.module, remedy=package.remedy))
+    optional = [
+        dict(package=package.module, remedy=package.remedy)
+        for package in OPTIONAL
+        if _wanted(package, codebases) and not compat.is_installed(package.module)
+    ]
     if compat.is_installed('mmengine'):
         reports = [_check_codebase(package) for package in codebases]
     else:
@@ -194,7 +215,12 @@ def diagnose(codebases: tuple[str, ...] = _ALL) -> dict:
         ],
         codebases=reports,
         missing=missing,
+        optional=optional,
     )
+
+
+def _wanted(package: Package, codebases: tuple[str, ...]) -> bool:
+    return not package.needed_by or bool(set(package.needed_by) & set(codebases))
 
 
 def _devices() -> dict:
@@ -265,10 +291,11 @@ def render(report: dict) -> str:
         if codebase['problem']:
             lines.append(f'    {codebase["problem"]}')
             lines.append(f'    to type: {codebase["remedy"]}')
-    if report['missing']:
-        lines += ['', 'Missing']
-        for package in report['missing']:
-            lines.append(f'  {package["package"]:<12} {package["remedy"]}')
+    for key, title in _MISSING.items():
+        if report[key]:
+            lines += ['', title]
+        for package in report[key]:
+            lines.append(f'  {package["package"]:<16} {package["remedy"]}')
     return '\n'.join(lines)
 
 

@@ -67,8 +67,9 @@ def find_script(package: str, name: str) -> Path:
     scripts = list_scripts(package)
     wanted = name.removesuffix('.py').removeprefix('./')
     found = [each for each in scripts if f'/{each}'.endswith(f'/{wanted}')]
-    if wanted in found:
-        found = [wanted]
+    # The one in the fewest folders, if there is one.
+    depth = min((each.count('/') for each in found), default=0)
+    found = [each for each in found if each.count('/') == depth]
     if not found:
         names = [each.rsplit('/', 1)[-1] for each in scripts]
         raise ValueError(
@@ -87,6 +88,10 @@ def start(script: Path) -> None:
     """Hand the rest of the command line over to a script."""
     sys.argv[0] = str(script)
     sys.path.insert(0, str(script.parent))
+    # Some import each other as `tools.analysis_tools...`.
+    sys.path += [
+        str(folder.parent) for folder in script.parents if folder.name == 'tools'
+    ]
     try:
         runpy.run_path(str(script), run_name='__main__')
     except ModuleNotFoundError as error:

@@ -12,6 +12,7 @@ import os
 
 from . import (
     adaptive_pooling_export,
+    adjusted_box,
     bf16_scores,
     checkpoint_globals,
     cpu_amp,
@@ -21,6 +22,7 @@ from . import (
     find_loader,
     foreign_warnings,
     fork_names,
+    grad_cam_device,
     label_maps,
     metrics_report,
     missing_distutils,
@@ -32,9 +34,12 @@ from . import (
     negative_hue,
     numpy_names,
     package_resources,
+    picture_layout,
     stored_config,
     torchvision_ops,
+    tsne_iterations,
     video_files,
+    visualizer_scope,
     whole_checkpoints,
 )
 from .imports import folder_of, is_installed, when_imported
@@ -66,6 +71,11 @@ REPAIRS: tuple[Repair, ...] = tuple(
         bf16_scores,
         negative_hue,
         moviepy_editor,
+        visualizer_scope,
+        picture_layout,
+        grad_cam_device,
+        tsne_iterations,
+        adjusted_box,
         adaptive_pooling_export,
         video_files,
         label_maps,
