@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
@@ -130,7 +131,7 @@ def numbers(metrics: dict) -> dict[str, float]:
     return {
         key: float(value)
         for key, value in metrics.items()
-        if isinstance(value, (int, float))
+        if isinstance(value, (int, float, np.number))
     }
 
 
