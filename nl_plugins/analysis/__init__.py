@@ -10,21 +10,31 @@ from .memory import peak_memory
 from .order import frame_order
 from .reach import ReceptiveField, effective_receptive_field
 from .record import AttentionRecord, query_map, record_attention
-from .spectrum import Spectrum, filter_response, graph_spectrum
+from .spectrum import (
+    FilterShape,
+    Spectrum,
+    channel_response,
+    filter_response,
+    filter_shape,
+    graph_spectrum,
+)
 
 __all__ = [
     'AttentionRecord',
     'BlockComplexity',
     'Complexity',
     'Explanation',
+    'FilterShape',
     'NonLocalVisualizationHook',
     'QueryDependence',
     'ReceptiveField',
     'Spectrum',
     'ablate',
+    'channel_response',
     'effective_receptive_field',
     'explain',
     'filter_response',
+    'filter_shape',
     'frame_order',
     'graph_spectrum',
     'model_complexity',

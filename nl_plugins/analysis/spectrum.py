@@ -105,11 +105,7 @@ def graph_spectrum(
 def filter_response(block: NonLocalBlock, eigenvalues: Tensor) -> Tensor:
     """Gain ``||H(lambda)||_F`` of a block's filter at eigenvalues of its affinity.
 
-    The filter (with the output convolution, before norm and residual) maps the
-    component of g along an eigenvector of eigenvalue lambda through the matrix
-    H(lambda), such as ``W_0 + lambda W_1``. It is found by running the filter on a
-    diagonal affinity. A nonlinear ARMA filter is taken without its activation. Of
-    several units the first counts.
+    That of :func:`channel_response` over all channels of the output.
 
     Args:
         block (NonLocalBlock): Any block.
@@ -118,12 +114,36 @@ def filter_response(block: NonLocalBlock, eigenvalues: Tensor) -> Tensor:
     Returns:
         Tensor: (L, ).
     """
+    return channel_response(block, eigenvalues).norm(dim=1)
+
+
+@torch.no_grad()
+def channel_response(block: NonLocalBlock, eigenvalues: Tensor) -> Tensor:
+    """Gain ``p_c(lambda) = ||H_c(lambda)||`` of each channel c of a block's output.
+
+    The filter (with the output convolution, before norm and residual) maps the
+    component of g along an eigenvector of eigenvalue lambda through the matrix
+    H(lambda), such as ``W_0 + lambda W_1``, of which H_c is row c. It is found by
+    running the filter on a diagonal affinity, so that no graph is needed and its size
+    does not matter. A nonlinear ARMA filter is taken without its activation. Of several
+    units the first counts.
+
+    Args:
+        block (NonLocalBlock): Any block.
+        eigenvalues (Tensor): (L, ).
+
+    Returns:
+        Tensor: (L, C), or (L, 1) of a block without an output convolution, which
+        treats all channels alike.
+    """
     eigenvalues = eigenvalues.to(next(block.parameters()))
     if not hasattr(block, 'filter') or isinstance(block, DNLBlock):  # A g alone
         unit = block.each_unit()[0] if hasattr(block, 'each_unit') else block
         output = getattr(unit, 'conv_out', None)
-        gain = 1.0 if output is None else _weight(output).norm()
-        return eigenvalues.abs() * gain
+        magnitudes = eigenvalues.abs().unsqueeze(1)
+        return (
+            magnitudes if output is None else magnitudes * _weight(output).norm(dim=1)
+        )
     if getattr(block, 'nonlinear', False):
         block = copy.copy(block)
         block.nonlinear = False
@@ -133,7 +153,50 @@ def filter_response(block: NonLocalBlock, eigenvalues: Tensor) -> Tensor:
     graph = _Diagonal(eigenvalues, width)
     unit = block.each_unit()[0]
     response = block.filter(graph, values, unit, _weight(unit.conv_out))
-    return response.permute(1, 2, 0).flatten(1).norm(dim=1)  # (D, L, C) -> (L, )
+    return response.norm(dim=0)  # (D, L, C) -> (L, C)
+
+
+@dataclass
+class FilterShape:
+    """What a block's filter does over the spectrum of its graph.
+
+    Attributes:
+        tilt (Tensor): (C, ), ``(p(top) - p̄) / (p(top) + p̄)`` in [-1, 1], with p(top)
+            the gain at the largest eigenvalue, the smoothest component, and p̄ the mean
+            gain over the spectrum.
+        smooth (float): Share of the channels that smooth, tilt above ``margin``.
+        sharpen (float): That sharpen, tilt below ``-margin``.
+        passing (float): The others, that pass all components alike.
+    """
+
+    tilt: Tensor
+    smooth: float
+    sharpen: float
+    passing: float
+
+
+def filter_shape(
+    block: NonLocalBlock, spectrum: Spectrum, margin: float = 0.05
+) -> FilterShape:
+    """Whether the channels of a filter smooth, sharpen or pass, on a measured spectrum.
+
+    Args:
+        block (NonLocalBlock): Any block.
+        spectrum (Spectrum): From :func:`graph_spectrum`.
+        margin (float): Of the tilt. Defaults to 0.05.
+
+    Returns:
+        FilterShape: On the CPU, in float64.
+    """
+    response = channel_response(block, spectrum.values).double().cpu()
+    # A quadrature may have nodes of weight below 0.
+    weights = spectrum.weights.double().clamp_min(0)
+    mean = weights @ response / weights.sum()
+    top = response[spectrum.values.argmax()]
+    tilt = (top - mean) / (top + mean).clamp_min(torch.finfo(torch.double).tiny)
+    smooth = (tilt > margin).double().mean().item()
+    sharpen = (tilt < -margin).double().mean().item()
+    return FilterShape(tilt, smooth, sharpen, 1 - smooth - sharpen)
 
 
 def _weight(layer: nn.Module) -> Tensor:

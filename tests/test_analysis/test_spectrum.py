@@ -4,7 +4,13 @@
 import pytest
 import torch
 
-from nl_plugins.analysis import filter_response, graph_spectrum
+from nl_plugins.analysis import (
+    Spectrum,
+    channel_response,
+    filter_response,
+    filter_shape,
+    graph_spectrum,
+)
 from nl_plugins.analysis.picture import draw_spectrum
 from nl_plugins.blocks import BLOCKS
 from nl_plugins.blocks.base import matrix
@@ -118,3 +124,63 @@ def test_the_picture_shows_histogram_and_response():
     bare = draw_spectrum(found)
     red, blue = bare[..., 0].astype(int), bare[..., 2].astype(int)
     assert ((red - blue) > 100).sum() == 0
+
+
+@pytest.mark.parametrize('name', ['NLBlock', 'NSBlock', 'SNLBlock', 'ChebyshevNLBlock'])
+def test_every_channel_has_its_own_curve(name):
+    torch.manual_seed(0)
+    block = BLOCKS[name](8).double()
+    torch.nn.init.normal_(block.conv_out.conv.weight)
+    eigenvalues = torch.linspace(-1, 1, 7, dtype=torch.double)
+    found = channel_response(block, eigenvalues)
+    parts = matrix(block.conv_out).chunk(getattr(block, 'num_terms', 1), dim=1)
+    for value, curve in zip(eigenvalues, found):
+        terms = dict(
+            NLBlock=[value],
+            NSBlock=[1 - value],
+            SNLBlock=[1, value],
+            ChebyshevNLBlock=[1, value, 2 * value**2 - 1],
+        )[name]
+        total = sum(term * part for term, part in zip(terms, parts))
+        torch.testing.assert_close(curve, total.norm(dim=1))
+    torch.testing.assert_close(filter_response(block, eigenvalues), found.norm(dim=1))
+
+
+@pytest.mark.parametrize('name', ['ARMANLBlock', 'CayleyNLBlock'])
+def test_recursive_and_rational_filters_by_channel(name):
+    """Against the filter on a real graph, in its eigenvectors."""
+    torch.manual_seed(0)
+    options = dict(rational=True) if name == 'CayleyNLBlock' else dict(nonlinear=False)
+    block = BLOCKS[name](8, **options).double()
+    torch.nn.init.normal_(block.conv_out.conv.weight)
+    affinity = SymmetricAffinity(features(12, 3, 0)[:1], features(12, 3, 1)[:1])
+    eigenvalues, vectors = torch.linalg.eigh(affinity.dense()[0])
+    found = channel_response(block, eigenvalues)
+    for index in (0, 5, 11):
+        signal = vectors[:, index].view(1, 12, 1)
+        rows = [
+            block.filter(
+                affinity,
+                signal * torch.eye(block.width, dtype=torch.double)[channel],
+                block,
+                matrix(block.conv_out),
+            )
+            for channel in range(block.width)
+        ]
+        gains = torch.stack([vectors[:, index] @ row[0] for row in rows]).norm(dim=0)
+        torch.testing.assert_close(found[index], gains)
+
+
+def test_filters_smooth_sharpen_or_pass():
+    values = torch.tensor([1.0, 0.2, 0.0, 0.0], dtype=torch.double)
+    spectrum = Spectrum(values, torch.full((4,), 0.25, dtype=torch.double), True)
+    smooth = filter_shape(BLOCKS['NLBlock'](8, zeros_init=False).double(), spectrum)
+    assert (smooth.smooth, smooth.sharpen, smooth.passing) == (1, 0, 0)
+    torch.testing.assert_close(
+        smooth.tilt, torch.full((8,), (1 - 0.3) / (1 + 0.3), dtype=torch.double)
+    )
+    assert filter_shape(BLOCKS['NSBlock'](8).double(), spectrum).sharpen == 1
+    block = BLOCKS['SNLBlock'](8).double()
+    with torch.no_grad():
+        block.conv_out.conv.weight[:, block.width :] = 0  # W_1 = 0
+    assert filter_shape(block, spectrum).passing == 1
