@@ -21,5 +21,8 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 default_hooks = dict(
-    logger=dict(interval=20), checkpoint=dict(interval=max_iters, max_keep_ckpts=1)
+    # Of every picture of a small set, by tools/test.py --show-dir.
+    visualization=dict(interval=1),
+    logger=dict(interval=20),
+    checkpoint=dict(interval=max_iters, max_keep_ckpts=1),
 )
