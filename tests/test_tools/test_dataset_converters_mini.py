@@ -68,11 +68,31 @@ def test_foreign_data_is_never_replaced(tool, tmp_path, capsys):
     assert [p.name for p in (tmp_path / 'cifar10').iterdir()] == ['precious']
 
 
-def test_a_failure_leaves_nothing_half_written(tool, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cv2, 'imwrite', lambda *args: False)
-    argv = ['--out', str(tmp_path), '--only', 'cityscapes']
-    assert tool('make_mini_data').main(argv) == 1
-    assert 'could not write' in capsys.readouterr().err
+FIRST_FILES = dict(
+    cifar10='data_batch_1',
+    cityscapes='_000000_000019_leftImg8bit.png',
+    kinetics400='minitrain00000_000000_000010.mp4',
+    sthv1='1/00001.jpg',
+    coco='000000000001.jpg',
+)
+
+
+@pytest.mark.parametrize('name', FIRST_FILES)
+def test_a_file_that_cannot_be_written_is_named_and_nothing_half_written(
+    tool, tmp_path, capsys, name
+):
+    """A limit on the size of files stands for a full disk: a write fails like this."""
+    resource = pytest.importorskip('resource')
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, limits[1]))
+    try:
+        argv = ['--out', str(tmp_path), '--only', name, f'--{name}', '5', '1']
+        assert tool('make_mini_data').main(argv) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err
+    assert '[Errno 27] File too large' in error
+    assert error.rstrip().rstrip("'").endswith(FIRST_FILES[name])
     assert list(tmp_path.iterdir()) == []
 
 

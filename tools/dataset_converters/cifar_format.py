@@ -69,9 +69,13 @@ def dump_python2(obj: Any, path: str | Path) -> None:
     """
     path = Path(path)
     temporary = path.with_name(path.name + '.tmp')
-    with open(temporary, 'wb') as file:
-        _Python2Pickler(file, protocol=2).dump(obj)
-    os.replace(temporary, path)
+    try:
+        with open(temporary, 'wb') as file:
+            _Python2Pickler(file, protocol=2).dump(obj)
+        os.replace(temporary, path)
+    except OSError as error:  # a failed write, as on a full disk, names no file
+        temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def batch_dict(
@@ -100,6 +104,11 @@ def batch_dict(
         raise ValueError(
             f'{len(images)} images, {len(labels)} labels and {len(names)} names '
             'do not belong together'
+        )
+    broken = [label for label in labels if int(label) != label]
+    if broken:
+        raise ValueError(
+            f'labels are integers, but {len(broken)} are not, the first is {broken[0]}'
         )
     bad = [int(label) for label in labels if not 0 <= int(label) <= 9]
     if bad:

@@ -96,6 +96,11 @@ def make(out: Path, name: str, seed: int, num_train: int, num_test: int) -> bool
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        # A failed write, as on a full disk, does not know of which file.
+        raise OSError(error.errno, error.strerror, str(temporary)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     progress.finish(folder)

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from mini_data.drawing import draw_shape, fill_polygon
+from mini_data.files import write_picture
 
 HEIGHT, WIDTH = 128, 256
 CITIES = dict(train=('aachen', 'bremen', 'ulm'), val=('lindau', 'munster'))
@@ -284,7 +285,5 @@ def write(
             ):
                 target = folder / kind / split / city
                 target.mkdir(parents=True, exist_ok=True)
-                path = target / f'{stem}_{suffix}.png'
-                if not cv2.imwrite(str(path), picture):
-                    raise OSError(f'could not write {path}')
+                write_picture(target / f'{stem}_{suffix}.png', picture)
             advance()

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from mini_data.drawing import background, contrasting_colour, fill_polygon
+from mini_data.files import write_picture
 
 HEIGHT, WIDTH = 128, 160
 #: COCO's eighty names; a number skips the ids between two of them.
@@ -258,9 +259,7 @@ def write(
             image, objects = draw_scene(rng, bool(i & 1), bool(i & 2), i % 9 == 4)
             picture += 1
             name = f'{picture:012d}.jpg'
-            path = target / name
-            if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 92]):
-                raise OSError(f'could not write {path}')
+            write_picture(target / name, image, quality=92)
             images.append(
                 dict(
                     license=1,
