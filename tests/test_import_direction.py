@@ -14,8 +14,8 @@ PACKAGE = ROOT / 'nl_plugins'
 # What each part of the package may see of the others.
 ALLOWED = {
     'version': set(),
-    'media': set(),
-    'compat': {'media'},
+    'files': set(),
+    'compat': {'files'},
     'options': set(),
     'codebases': {'compat'},
     'registry': {'_public_names', 'codebases', 'compat'},
@@ -26,10 +26,10 @@ ALLOWED = {
     'attach': {'options', 'graph', 'blocks'},
     'accelerate': {'options', 'compat', 'graph'},
     'analysis': {'options', 'graph', 'blocks', 'attach'},
-    'engine': {'options', 'compat'},
+    'engine': {'options', 'compat', 'files'},
     'classification': {'options', 'graph', 'blocks', 'attach', 'compat', 'registry'},
-    'segmentation': {'options', 'graph', 'blocks', 'attach', 'registry', 'media'},
-    'recognition': {'options', 'graph', 'blocks', 'attach', 'registry', 'media'},
+    'segmentation': {'options', 'graph', 'blocks', 'attach', 'registry', 'files'},
+    'recognition': {'options', 'graph', 'blocks', 'attach', 'registry', 'files'},
     'detection': {'options', 'graph', 'blocks', 'attach', 'registry'},
 }
 CODEBASES = {

@@ -6,7 +6,7 @@ from __future__ import annotations
 import io
 import os.path as osp
 
-from ..media import video_problem
+from ..files import video_problem
 from .repair import Repair, replace
 
 

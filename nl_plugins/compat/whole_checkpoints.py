@@ -12,64 +12,18 @@ last, so that at every moment a whole checkpoint lies there and is found.
 import os
 import re
 import zipfile
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
+from ..files import open_whole, remove_unfinished
 from .imports import is_installed
 from .repair import Repair, replace
 
-# Hidden, and no name that anybody else gives.
-_UNFINISHED = '.{}.unfinished'
 # What a run leaves that was told to end.
 INTERRUPTED = 'interrupted.pth'
 # Where the message hub of a run keeps what its newest checkpoint replaces.
 _SUPERSEDED = 'superseded_ckpts'
-
-
-@contextmanager
-def open_whole(path: str | os.PathLike, mode: str = 'wb'):
-    """Open a file for writing that appears under its name once it is complete.
-
-    Raises:
-        OSError: It cannot be written, with its name; what was there before stays.
-    """
-    path = Path(path)
-    beside = path.with_name(_UNFINISHED.format(path.name))
-    try:
-        with open(beside, mode) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except BaseException as error:
-        beside.unlink(missing_ok=True)
-        if not isinstance(error, OSError) or error.errno is None:
-            raise
-        # The error of a write, such as a full disk, does not name the file.
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
-    _flush_names(path.parent)
-
-
-def _flush_names(folder: Path) -> None:
-    """Let the new name survive a power cut, where the system can promise it."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows opens no folders
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:  # nor do some network file systems flush them
-        pass
-    finally:
-        os.close(descriptor)
-
-
-def remove_unfinished(folder: str | os.PathLike) -> None:
-    """Remove what a killed run left half written in ``folder``."""
-    for path in Path(folder).glob(_UNFINISHED.format('*')):
-        path.unlink(missing_ok=True)
 
 
 class _WholeFiles:

@@ -16,7 +16,8 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks.hook import Hook  # its package may be half imported
 from mmengine.registry import HOOKS
 
-from ..compat.whole_checkpoints import INTERRUPTED, open_whole
+from ..compat.whole_checkpoints import INTERRUPTED
+from ..files import open_whole
 from .followed_loader import USED, BeginWorker, Place, can_follow, follow
 from .generators import get_states, set_states
 

@@ -12,7 +12,7 @@ from mmcv.transforms import BaseTransform
 from mmengine.fileio import exists, get
 from mmengine.logging import print_log
 
-from ..media import UnreadableError, open_picture, video_problem
+from ..files import UnreadableError, open_picture, video_problem
 from ..options import Count, Natural, checked, documented
 
 Check = Literal['list', 'files', 'decode']

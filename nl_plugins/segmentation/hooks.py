@@ -20,7 +20,7 @@ from mmengine.runner import BaseLoop, Runner
 from mmseg.registry import HOOKS
 from torch import Tensor, nn
 
-from ..media import UnreadableError, open_picture
+from ..files import UnreadableError, open_picture
 from ..options import checked
 
 if TYPE_CHECKING:

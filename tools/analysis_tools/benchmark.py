@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import platform
 import sys
 import time
@@ -38,6 +37,7 @@ from nl_plugins.analysis.complexity import flop_counter
 from nl_plugins.analysis.memory import peak_memory, synchronize
 from nl_plugins.blocks import BLOCKS
 from nl_plugins.blocks.base import matrix
+from nl_plugins.files import open_whole
 
 CLOCKS = {'wall': time.perf_counter, 'cpu': time.process_time}
 
@@ -418,10 +418,9 @@ def plot(rows: list[Row], path: Path) -> None:
     axes.set_xlabel('dense formulation / ours (higher is better for ours)')
     axes.legend(loc='lower right')
     figure.tight_layout()
-    temporary = path.with_name(path.name + '.tmp')
-    figure.savefig(temporary, dpi=110, format='png')
+    with open_whole(path) as file:
+        figure.savefig(file, dpi=110, format='png')
     plt.close(figure)
-    os.replace(temporary, path)
 
 
 def machine(args: argparse.Namespace) -> dict:
@@ -541,11 +540,9 @@ def compare_all(args: argparse.Namespace) -> None:
 def save(folder: Path, about: dict, rows: list) -> None:
     """Write ``benchmark.json``, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / 'benchmark.json'
-    temporary = path.with_suffix('.tmp')
     rows_as_dicts = [asdict(row) for row in rows]
-    temporary.write_text(json.dumps({**about, 'rows': rows_as_dicts}, indent=1))
-    os.replace(temporary, path)
+    with open_whole(folder / 'benchmark.json', 'w') as file:
+        json.dump({**about, 'rows': rows_as_dicts}, file, indent=1)
 
 
 if __name__ == '__main__':

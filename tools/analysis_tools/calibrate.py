@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ import torch.nn.functional as F  # noqa: E402
 from benchmark import best_times  # noqa: E402
 from gpu_checks.section import products  # noqa: E402
 
+from nl_plugins.files import open_whole  # noqa: E402
 from nl_plugins.graph.machine import VARIABLE, machine_of  # noqa: E402
 
 #: Precision of the table -> that of ``products``, dtype.
@@ -104,9 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f'torch finds no CUDA device, so --device {args.device} is not one'
         )
     rates = measure(args.device)
-    temporary = args.out.with_name(args.out.name + '.tmp')
-    temporary.write_text(json.dumps(rates, indent=1) + '\n', encoding='utf-8')
-    os.replace(temporary, args.out)
+    with open_whole(args.out, 'w') as file:
+        file.write(json.dumps(rates, indent=1) + '\n')
     print(f'{VARIABLE}={args.out} makes the planner use them')
 
 

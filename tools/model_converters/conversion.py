@@ -7,7 +7,6 @@ line in the report.
 """
 
 import argparse
-import os
 import pickle
 import re
 import sys
@@ -24,6 +23,7 @@ sys.path.insert(0, str(ROOT))  # the package beside these tools, installed or no
 
 from nl_plugins.compat.plain_arrays import torch_globals  # noqa: E402
 from nl_plugins.compat.repair import release  # noqa: E402
+from nl_plugins.files import open_whole  # noqa: E402
 
 # Since then a name may be answered by a stand-in.
 _TAKES_STAND_INS = release(torch.__version__) >= (2, 6)
@@ -340,30 +340,20 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     model.load_state_dict({**expected, **state_dict})
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file, then give it its name."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save_checkpoint(
     path: str | Path, state_dict: Mapping[str, Tensor], meta: dict | None = None
 ) -> None:
     """Write ``{'meta': ..., 'state_dict': ...}``, completely or not at all."""
     content = dict(meta=meta or {}, state_dict=dict(state_dict))
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open_whole(path) as file:
+        torch.save(content, file)
 
 
 def save_report(path: str | Path, conversion: Conversion) -> None:
     """Write the report beside the checkpoint."""
-    text = f'{conversion.summary()}\n{conversion.report()}\n'
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    with open_whole(path, 'w') as file:
+        file.write(f'{conversion.summary()}\n{conversion.report()}\n')
 
 
 class _Parser(argparse.ArgumentParser):
@@ -417,7 +407,8 @@ def write_config(path: Path, model: dict) -> None:
 
     imports = dict(imports=['nl_plugins'], allow_failed_imports=False)
     text = Config(dict(custom_imports=imports, model=model)).pretty_text
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    with open_whole(path, 'w') as file:
+        file.write(text)
     print(f'{path} holds the model')
 
 

@@ -1,17 +1,90 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Whether a picture or a video file is all there. Decoders do not say: a truncated
-video is a shorter one to them, a truncated picture has a grey end."""
+"""Files that are whole: written at once or not at all, read only if all is there.
+
+Decoders do not say: a truncated video is a shorter one to them, a truncated picture
+has a grey end.
+"""
 
 from __future__ import annotations
 
+import os
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
+# What is being written is hidden, under a name that nobody else gives.
+_UNFINISHED = '.{}.unfinished'
 # How a whole file ends, and how many bytes may follow.
 _ENDS = {'PNG': b'IEND', 'JPEG': b'\xff\xd9'}
 _TAIL = 64
+
+
+@contextmanager
+def open_whole(path: str | os.PathLike, mode: str = 'wb'):
+    """Open a file for writing that appears under its name once it is complete.
+
+    Raises:
+        OSError: It cannot be written, with its name; what was there before stays.
+    """
+    path = Path(path)
+    beside = path.with_name(_UNFINISHED.format(path.name))
+    try:
+        encoding = None if 'b' in mode else 'utf-8'
+        with open(beside, mode, encoding=encoding) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except BaseException as error:
+        beside.unlink(missing_ok=True)
+        if not isinstance(error, OSError) or error.errno is None:
+            raise
+        # The error of a write, such as a full disk, does not name the file.
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+    _flush_names(path.parent)
+
+
+def _flush_names(folder: Path) -> None:
+    """Let the new name survive a power cut, where the system can promise it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # nor do some network file systems flush them
+        pass
+    finally:
+        os.close(descriptor)
+
+
+def remove_unfinished(folder: str | os.PathLike) -> None:
+    """Remove what a killed run left half written in ``folder``."""
+    for path in Path(folder).glob(_UNFINISHED.format('*')):
+        path.unlink(missing_ok=True)
+
+
+def write_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
+    """Write an RGB picture (H, W, 3), uint8, in the format of the suffix, whole.
+
+    Raises:
+        OSError: It cannot be written, with its name.
+        ValueError: OpenCV knows no format of that suffix.
+    """
+    import cv2
+
+    try:
+        _, encoded = cv2.imencode(Path(path).suffix, picture[..., ::-1])
+    except cv2.error:
+        raise ValueError(
+            f'{path} has no suffix of a format of pictures: take .png or .jpg'
+        ) from None
+    with open_whole(path) as file:
+        file.write(encoded.tobytes())
 
 
 class UnreadableError(ValueError):
