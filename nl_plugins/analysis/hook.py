@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from ..options import Count, Share, checked
-from .picture import draw_attention, draw_spectrum, network_frames
+from .picture import draw_attention, draw_spectrum, film_strip, network_frames
 from .record import record_attention
 from .spectrum import filter_response, graph_spectrum
 
@@ -28,9 +26,8 @@ class NonLocalVisualizationHook(Hook):
     """Draw where non-local blocks look, during validation and testing.
 
     Every ``interval`` batches the first sample is drawn, one picture a block with a
-    column (clips: a film strip) a position, through the run's visualiser: into
-    ``vis_data/vis_image`` of the run with the default backend, into TensorBoard with
-    that. Only the main process draws::
+    column (clips: a film strip) a position, through the run's visualiser; with a
+    TensorBoard backend the pictures appear there. Only the main process draws::
 
         custom_hooks = [dict(type='NonLocalVisualizationHook', enable=True)]
 
@@ -41,7 +38,7 @@ class NonLocalVisualizationHook(Hook):
             blocks. Defaults to None, all blocks.
         positions (Sequence[Sequence[float]]): Queries (y, x) or (t, y, x), each a
             fraction of the input's size. Defaults to ((0.5, 0.5), ).
-        alpha (float): Share of the colour at the largest weight. Defaults to 0.8.
+        alpha (float): Weight of the map over the picture. Defaults to 0.5.
         spectrum (bool): Draw the eigenvalues of each square affinity and the gain of
             the block's filter, too. Defaults to False.
 
@@ -55,7 +52,7 @@ class NonLocalVisualizationHook(Hook):
         interval: Count = 50,
         layers: Sequence[str] | None = None,
         positions: Sequence[Sequence[float]] = ((0.5, 0.5),),
-        alpha: Share = 0.8,
+        alpha: Share = 0.5,
         spectrum: bool = False,
     ) -> None:
         for position in positions:
@@ -73,14 +70,6 @@ class NonLocalVisualizationHook(Hook):
         self._hooks = ExitStack()
         self._records: dict = {}
         self._inputs: list = []
-
-    def before_run(self, runner) -> None:
-        """Say so if nothing will be written."""
-        if self.enable and not runner.visualizer._vis_backends:
-            runner.logger.warning(
-                f'{type(self).__name__} draws, but the visualizer of this run has no '
-                "backend: add vis_backends=[dict(type='LocalVisBackend')] to it"
-            )
 
     def before_val_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Begin to record."""
@@ -124,41 +113,22 @@ class NonLocalVisualizationHook(Hook):
         for layer, record in self._records.items():
             shown = frames_of(record, frames, self._inputs[-1].ndim)
             columns = [
-                draw_attention(record, shown, position, self.alpha).sheet()
+                film_strip(draw_attention(record, shown, position, self.alpha))
                 for position in self.positions
             ]
             picture = np.concatenate(columns, axis=1)
-            _show(runner, f'attention_{name}_{layer}', picture)
+            runner.visualizer.add_image(
+                f'attention/{name}/{layer}', picture, step=runner.iter
+            )
             _, queries, keys = record.affinity.shape
             if self.spectrum and queries == keys:
                 block = model.get_submodule(layer)
-                picture = spectrum_picture(block, record, layer)
-                _show(runner, f'spectrum_{name}_{layer}', picture)
+                runner.visualizer.add_image(
+                    f'spectrum/{name}/{layer}',
+                    spectrum_picture(block, record, layer),
+                    step=runner.iter,
+                )
         self._records, self._inputs = {}, []
-
-
-def _show(runner, name: str, picture: np.ndarray) -> None:
-    from mmengine.visualization import LocalVisBackend
-
-    # Backends make files of names: what would be a folder is written nowhere.
-    name = re.sub(r'[^\w.-]', '_', name)
-    visualizer, step = runner.visualizer, runner.iter
-    files = {
-        path: _time_of(path)
-        for backend in visualizer._vis_backends.values()
-        if isinstance(backend, LocalVisBackend)
-        for path in [Path(backend.experiment._img_save_dir, f'{name}_{step}.png')]
-    }
-    visualizer.add_image(name, picture, step=step)
-    for path, before in files.items():  # OpenCV's own failure is silent
-        if _time_of(path) == before:
-            runner.logger.warning(
-                f'{path} could not be written: is the disk full or the name too long?'
-            )
-
-
-def _time_of(path: Path) -> int | None:
-    return path.stat().st_mtime_ns if path.is_file() else None
 
 
 def frames_of(record, frames: Sequence[np.ndarray], rank: int) -> Sequence[np.ndarray]:

@@ -4,85 +4,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
+import torch
 import torch.nn as nn
 from torch import Tensor
 
 from .record import AttentionRecord, query_map
 from .spectrum import Spectrum
 
-MIN_SIDE = 224  # pixels of the smaller side of each frame that is drawn
 _MAX_STRIP = 8  # frames of a film strip
-_PER_ROW = 4
-_MORE, _LESS = (255, 150, 0), (0, 110, 255)  # RGB of weights above and below 0
-_BAR = 26  # height of the scale
-
-
-@dataclass
-class Overlay:
-    """Frames under the weights of one query, and the scale of the weights.
-
-    Attributes:
-        pictures (list[np.ndarray]): (H, W, 3) each.
-        low (float): Smallest weight, at the left end of the scale.
-        high (float): Largest weight, at the right end.
-        alpha (float): Share of the colour at the ends of the scale.
-    """
-
-    pictures: list[np.ndarray]
-    low: float
-    high: float
-    alpha: float
-
-    def with_scale(self, picture: np.ndarray) -> np.ndarray:
-        """The picture with the scale of the weights below."""
-        import cv2
-
-        width = picture.shape[1]
-        bar = np.full((_BAR, width, 3), 255, np.uint8)
-        texts = [f'{value:.2g}' for value in (self.low, self.high)]
-        texts[1] += ' = A(query, here)'
-        widths = [
-            cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)[0][0]
-            for text in texts
-        ]
-        begin, end = widths[0] + 10, width - widths[1] - 10
-        ramp = np.linspace(self.low, self.high, max(end - begin, 1))
-        grey = np.full((_BAR - 12, len(ramp), 3), 128, np.uint8)
-        heat = np.broadcast_to(_share(ramp, self.low, self.high), grey.shape[:2])
-        bar[6:-6, begin : begin + len(ramp)] = _tint(grey, heat, self.alpha)
-        for text, left in zip(texts, (4, end + 6)):
-            cv2.putText(
-                bar,
-                text,
-                (left, _BAR - 9),
-                cv2.FONT_HERSHEY_SIMPLEX,
-                0.4,
-                (0, 0, 0),
-                1,
-                cv2.LINE_AA,
-            )
-        return np.concatenate([picture, bar])
-
-    def sheet(self) -> np.ndarray:
-        """One picture: the frames (see :func:`film_strip`) over their scale."""
-        return self.with_scale(film_strip(self.pictures))
 
 
 def draw_attention(
     record: AttentionRecord,
     frames: Sequence[np.ndarray],
     position: Sequence[float],
-    alpha: float = 0.8,
-) -> Overlay:
-    """Tint each frame by the weights that a query gives to it.
+    alpha: float = 0.5,
+) -> list[np.ndarray]:
+    """Overlay each frame with the weights that a query gives to it.
 
-    The more orange, the larger the weight: from none at the smallest weight of the row
-    to ``alpha`` at the largest, or, in a row with weights below 0, blue for these and
-    none at 0. All frames share one scale, and the query is marked in its frame. Frames
-    smaller than 224 pixels are enlarged by a whole factor.
+    All frames share one colour scale, and the query is marked in its frame.
 
     Args:
         record (AttentionRecord): Of a block that saw these frames.
@@ -90,21 +32,19 @@ def draw_attention(
             (H, W, 3) each.
         position (Sequence[float]): (y, x) or (t, y, x), each a fraction of the size,
             in [0, 1). Without t the middle frame is meant.
-        alpha (float): Share of the colour at the largest weight. Defaults to 0.8.
+        alpha (float): Weight of the map over the picture. Defaults to 0.5.
 
     Returns:
-        Overlay: With as many pictures as frames; one, if the block sees frames one by
-        one.
-
-    Raises:
-        ValueError: If the position has other than two or three fractions in [0, 1).
+        list[np.ndarray]: As many pictures as frames; one, if the block sees frames
+        one by one.
     """
+    from mmengine.visualization import Visualizer
+
     if not all(0 <= p < 1 for p in position) or len(position) not in (2, 3):
         raise ValueError(
             'position must be (y, x) or (t, y, x) with fractions in [0, 1), but got '
             f'{tuple(position)}'
         )
-    frames = enlarge(frames)
     time, y, x = position if len(position) == 3 else (0.5, *position)
     height, width = frames[0].shape[:2]
     frame, row, column = int(time * len(frames)), int(y * height), int(x * width)
@@ -115,58 +55,20 @@ def draw_attention(
         sample = frame if len(frames) > 1 else 0
         heat = query_map(record, (row, column), (height, width), sample)[None]
         frames, frame = [frames[frame]], 0
-    heat = heat.float().cpu().numpy()
-    low, high = float(heat.min()), float(heat.max())
-    shares = _share(heat, low, high)
-    pictures = [_tint(f, share, alpha) for f, share in zip(frames, shares)]
+    # One wide picture has one colour scale.
+    strip = np.ascontiguousarray(np.concatenate(list(frames), axis=1))
+    heat = torch.cat(list(heat.float().cpu()), dim=1)
+    drawn = Visualizer.draw_featmap(heat[None], strip, alpha=alpha)
+    pictures = [np.ascontiguousarray(p) for p in np.split(drawn, len(frames), axis=1)]
     mark(pictures[frame], row, column)
-    return Overlay(pictures, low, high, alpha)
-
-
-def enlarge(frames: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Frames whose smaller side has at least 224 pixels, by a whole factor."""
-    import cv2
-
-    height, width = frames[0].shape[:2]
-    factor = -(-MIN_SIDE // min(height, width))
-    size = (width * factor, height * factor)
-    return [
-        frame if factor == 1 else cv2.resize(frame, size, interpolation=cv2.INTER_CUBIC)
-        for frame in frames
-    ]
+    return pictures
 
 
 def film_strip(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """At most eight pictures, evenly spaced, four a row, with their frame's number."""
-    import cv2
-
-    if len(pictures) == 1:
-        return pictures[0]
+    """At most eight pictures, evenly spaced, side by side."""
     count = min(len(pictures), _MAX_STRIP)
     chosen = np.linspace(0, len(pictures) - 1, count).round().astype(int)
-    cells = []
-    for index in chosen:
-        cell = np.ascontiguousarray(pictures[index]).copy()
-        place = (6, 18)
-        for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-            cv2.putText(
-                cell,
-                f't = {index}',
-                place,
-                cv2.FONT_HERSHEY_SIMPLEX,
-                0.5,
-                colour,
-                thickness,
-                cv2.LINE_AA,
-            )
-        cells.append(cell)
-    columns = min(count, _PER_ROW)
-    cells += [np.full_like(cells[0], 255)] * (-count % columns)
-    rows = [
-        np.concatenate(cells[begin : begin + columns], axis=1)
-        for begin in range(0, len(cells), columns)
-    ]
-    return np.concatenate(rows)
+    return np.concatenate([pictures[index] for index in chosen], axis=1)
 
 
 def mark(picture: np.ndarray, row: int, column: int) -> None:
@@ -174,24 +76,8 @@ def mark(picture: np.ndarray, row: int, column: int) -> None:
     import cv2
 
     radius = max(3, min(picture.shape[:2]) // 32)
-    for colour, thickness in (((0, 0, 0), 5), ((255, 255, 255), 2)):
-        cv2.circle(picture, (column, row), radius, colour, thickness, cv2.LINE_AA)
-
-
-def _share(weights: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Weights as shares of the colour: 0..1, or -1..1 where some are below 0."""
-    if low >= 0:
-        return (weights - low) / ((high - low) or 1.0)
-    return weights / max(-low, high)
-
-
-def _tint(picture: np.ndarray, heat: np.ndarray, alpha: float) -> np.ndarray:
-    """A half desaturated picture under colour in proportion to heat in [-1, 1]."""
-    scene = picture.astype(np.float32)
-    scene = 0.5 * (scene + scene.mean(2, keepdims=True))
-    colour = np.where(heat[..., None] >= 0, _MORE, _LESS)
-    share = alpha * np.abs(heat)[..., None].clip(0, 1)
-    return ((1 - share) * scene + share * colour).round().astype(np.uint8)
+    for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+        cv2.circle(picture, (column, row), radius, colour, thickness)
 
 
 def network_frames(model: nn.Module, inputs: Tensor) -> list[np.ndarray]:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import nl_plugins  # noqa: F401  repairs upstream packages before they are imported
 from nl_plugins.analysis import record_attention
 from nl_plugins.analysis.hook import frames_of, spectrum_picture
-from nl_plugins.analysis.picture import draw_attention, network_frames
+from nl_plugins.analysis.picture import draw_attention, film_strip, network_frames
 from nl_plugins.codebases import CODEBASES
 
 
@@ -53,10 +53,7 @@ def parse_args(argv=None):
     parser.add_argument('--out', default='work_dirs/attention', help='output folder')
     parser.add_argument('--device', default='cpu')
     parser.add_argument(
-        '--alpha',
-        type=float,
-        default=0.8,
-        help='share of the colour at the largest weight',
+        '--alpha', type=float, default=0.5, help='weight of the map over the picture'
     )
     parser.add_argument('--fps', type=float, default=4.0, help='of the mp4')
     parser.add_argument(
@@ -195,14 +192,13 @@ def main(argv=None) -> None:
         height, width = frames[0].shape[:2]
         for text in args.positions:
             position = to_fractions(text, len(frames), height, width)
-            overlay = draw_attention(record, frames, position, args.alpha)
+            pictures = draw_attention(record, frames, position, args.alpha)
             name = re.sub(r'[^\w.-]', '_', f'{stem}_{layer}_{text}')
-            if len(overlay.pictures) == 1:
-                write(out / f'{name}.png', overlay.sheet())
+            if len(pictures) == 1:
+                write(out / f'{name}.png', pictures[0])
             else:
-                write(out / f'{name}_strip.png', overlay.sheet())
-                frames_with_scale = map(overlay.with_scale, overlay.pictures)
-                write_video(out / f'{name}.mp4', list(frames_with_scale), args.fps)
+                write(out / f'{name}_strip.png', film_strip(pictures))
+                write_video(out / f'{name}.mp4', pictures, args.fps)
         _, queries, keys = record.affinity.shape
         if args.spectrum and queries == keys:
             picture = spectrum_picture(model.get_submodule(layer), record, layer)
