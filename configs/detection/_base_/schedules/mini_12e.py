@@ -20,6 +20,9 @@ param_scheduler = [
 ]
 train_cfg = dict(max_epochs=12, val_interval=12)
 default_hooks = dict(
-    logger=dict(interval=10), checkpoint=dict(interval=12, max_keep_ckpts=1)
+    logger=dict(interval=10),
+    checkpoint=dict(interval=12, max_keep_ckpts=1),
+    # The set is small, so that --show-dir writes every picture.
+    visualization=dict(interval=1),
 )
 randomness = dict(seed=0)

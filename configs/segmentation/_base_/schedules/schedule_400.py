@@ -21,5 +21,8 @@ param_scheduler = [
 ]
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 default_hooks = dict(
-    logger=dict(interval=20), checkpoint=dict(interval=max_iters, max_keep_ckpts=1)
+    logger=dict(interval=20),
+    checkpoint=dict(interval=max_iters, max_keep_ckpts=1),
+    # The sets are small, so that --show-dir writes every picture.
+    visualization=dict(interval=1),
 )
