@@ -3,6 +3,7 @@
 
     python tools/visualization/attention_app.py CONFIG CHECKPOINT IMAGE|VIDEO \\
         --out work_dirs/attention.html
+    python tools/visualization/attention_app.py --demo
 
 It needs no server and no network. Over the picture, or over all frames of the first
 clip, lies the row of the affinity of the position below the pointer; beside it the
@@ -27,7 +28,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 from rich.progress import track  # noqa: E402
-from vis_attention import load  # noqa: E402
+from vis_attention import add_demo, check_demo, load  # noqa: E402
 
 from nl_plugins.analysis import (  # noqa: E402
     AttentionRecord,
@@ -49,9 +50,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('config', help='config file of the model')
-    parser.add_argument('checkpoint', help='checkpoint file of the model')
-    parser.add_argument('input', help='an image or a video')
+    parser.add_argument('config', nargs='?', help='config file of the model')
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint file of the model')
+    parser.add_argument('input', nargs='?', help='an image or a video')
+    add_demo(parser)
     parser.add_argument(
         '--layer',
         '--layers',
@@ -66,7 +68,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--device', default='cpu', help='(%(default)s)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    check_demo(parser, args)
+    return args
 
 
 def grids(
