@@ -43,12 +43,11 @@ ELSEWHERE = {
     # Cityscapes, CIFAR-10, CamVid, HMDB51, or minutes on the mini sets.
     r'python tools/(train|test).py': 'test_tools/test_train_test.py',
     r'python -m nl_plugins.doctor': 'test_doctor.py',
+    r'python tools/visualization/vis_attention.py --demo': 'test_tools/test_demo.py',
     r'python tools/visualization/vis_attention.py': 'test_analysis/test_pictures.py',
     r'python tools/visualization/(attention_app|readme_picture).py': (
         'test_tools/test_demo.py'
     ),
-    # Ten minutes of training; what it made is in the repository.
-    r'python .dev_scripts/experiments/camvid_heads.py|cp ': 'test_tools/test_demo.py',
     r'python tools/visualization/compare_': 'test_tools/test_segmentation_tools.py',
     r'python tools/analysis_tools/full_': 'test_tools/test_segmentation_tools.py',
     r'python tools/analysis_tools/benchmark.py': 'test_tools/test_benchmark.py',

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+import nl_plugins  # noqa: F401  its repairs come before mmseg
+
 pytest.importorskip('mmseg')
 ROAD, SKY = 3, 0
 
