@@ -48,6 +48,7 @@ ELSEWHERE = {
     r'python tools/visualization/(attention_app|readme_picture).py': (
         'test_tools/test_demo.py'
     ),
+    r'python tools/visualization/benchmark_p': 'test_tools/test_benchmark_picture.py',
     r'python tools/visualization/compare_': 'test_tools/test_segmentation_tools.py',
     r'python tools/analysis_tools/full_': 'test_tools/test_segmentation_tools.py',
     r'python tools/analysis_tools/benchmark.py': 'test_tools/test_benchmark.py',
