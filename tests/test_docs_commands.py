@@ -25,7 +25,7 @@ HERE = (
     ('docs/en/get_started.md', 'python tools/dataset_converters/make_mini_data.py'),
     ('docs/en/get_started.md', 'python tools/train.py'),
     ('docs/en/get_started.md', 'python tools/test.py'),
-    ('docs/en/inference.md', 'python tools/visualization/vis_attention.py'),
+    ('docs/en/inference.md', 'python tools/visualization/vis_attention.py street'),
     ('docs/en/inference.md', 'python tools/deployment/export.py'),
     ('docs/en/model_zoo.md', 'python tools/analysis_tools/get_flops.py'),
     ('docs/en/model_zoo.md', 'python .dev_scripts/benchmark_regression/'),
@@ -43,7 +43,12 @@ ELSEWHERE = {
     # Cityscapes, CIFAR-10, CamVid, HMDB51, or minutes on the mini sets.
     r'python tools/(train|test).py': 'test_tools/test_train_test.py',
     r'python -m nl_plugins.doctor': 'test_doctor.py',
+    r'python tools/visualization/vis_attention.py --demo': 'test_tools/test_demo.py',
     r'python tools/visualization/vis_attention.py': 'test_analysis/test_pictures.py',
+    r'python tools/visualization/(attention_app|readme_picture).py': (
+        'test_tools/test_demo.py'
+    ),
+    r'python tools/visualization/benchmark_p': 'test_tools/test_benchmark_picture.py',
     r'python tools/visualization/compare_': 'test_tools/test_segmentation_tools.py',
     r'python tools/analysis_tools/full_': 'test_tools/test_segmentation_tools.py',
     r'python tools/analysis_tools/benchmark.py': 'test_tools/test_benchmark.py',
@@ -123,7 +128,7 @@ def place(tmp_path_factory):
     """A folder like a checkout, without data."""
     pytest.importorskip('mmengine')
     folder = tmp_path_factory.mktemp('checkout')
-    for name in ('configs', 'docs', 'tools', '.dev_scripts', 'model-index.yml'):
+    for name in ('configs', 'demo', 'docs', 'tools', '.dev_scripts', 'model-index.yml'):
         (folder / name).symlink_to(ROOT / name)
     return folder
 

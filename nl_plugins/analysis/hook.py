@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -26,8 +27,9 @@ class NonLocalVisualizationHook(Hook):
     """Draw where non-local blocks look, during validation and testing.
 
     Every ``interval`` batches the first sample is drawn, one picture a block with a
-    column (clips: a film strip) a position, through the run's visualiser; with a
-    TensorBoard backend the pictures appear there. Only the main process draws::
+    column (clips: a film strip) a position, through the run's visualiser: its
+    ``LocalVisBackend`` writes ``vis_data/vis_image/attention_val_0_LAYER_ITER.png``,
+    a TensorBoard backend shows the same names. Only the main process draws::
 
         custom_hooks = [dict(type='NonLocalVisualizationHook', enable=True)]
 
@@ -38,12 +40,13 @@ class NonLocalVisualizationHook(Hook):
             blocks. Defaults to None, all blocks.
         positions (Sequence[Sequence[float]]): Queries (y, x) or (t, y, x), each a
             fraction of the input's size. Defaults to ((0.5, 0.5), ).
-        alpha (float): Weight of the map over the picture. Defaults to 0.5.
+        alpha (float): Opacity of the largest weight. Defaults to 0.8.
         spectrum (bool): Draw the eigenvalues of each square affinity and the gain of
             the block's filter, too. Defaults to False.
 
     Raises:
         ValueError: If ``interval`` is not positive or a position is outside [0, 1).
+        OSError: If a picture could not be written.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class NonLocalVisualizationHook(Hook):
         interval: Count = 50,
         layers: Sequence[str] | None = None,
         positions: Sequence[Sequence[float]] = ((0.5, 0.5),),
-        alpha: Share = 0.5,
+        alpha: Share = 0.8,
         spectrum: bool = False,
     ) -> None:
         for position in positions:
@@ -70,6 +73,15 @@ class NonLocalVisualizationHook(Hook):
         self._hooks = ExitStack()
         self._records: dict = {}
         self._inputs: list = []
+
+    def before_run(self, runner) -> None:
+        """Say so where the pictures would go nowhere."""
+        if self.enable and not runner.visualizer._vis_backends:
+            runner.logger.warning(
+                'NonLocalVisualizationHook draws, but the visualizer of the run has no '
+                'backend; add '
+                "visualizer=dict(vis_backends=[dict(type='LocalVisBackend')])"
+            )
 
     def before_val_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Begin to record."""
@@ -112,23 +124,35 @@ class NonLocalVisualizationHook(Hook):
         frames = network_frames(model, self._inputs[-1])
         for layer, record in self._records.items():
             shown = frames_of(record, frames, self._inputs[-1].ndim)
-            columns = [
+            drawn = [
                 film_strip(draw_attention(record, shown, position, self.alpha))
                 for position in self.positions
             ]
-            picture = np.concatenate(columns, axis=1)
-            runner.visualizer.add_image(
-                f'attention/{name}/{layer}', picture, step=runner.iter
-            )
+            # Film strips are wide, so that they stand one below the other.
+            picture = np.concatenate(drawn, axis=0 if len(shown) > 1 else 1)
+            _show(runner, f'attention_{name}_{layer}', picture)
             _, queries, keys = record.affinity.shape
             if self.spectrum and queries == keys:
                 block = model.get_submodule(layer)
-                runner.visualizer.add_image(
-                    f'spectrum/{name}/{layer}',
-                    spectrum_picture(block, record, layer),
-                    step=runner.iter,
-                )
+                picture = spectrum_picture(block, record, layer)
+                _show(runner, f'spectrum_{name}_{layer}', picture)
         self._records, self._inputs = {}, []
+
+
+def _show(runner, name: str, picture: np.ndarray) -> None:
+    """Hand a picture to every backend, under a name that is a file name, too.
+
+    Raises:
+        OSError: If a local backend has not written it: it says nothing itself.
+    """
+    from mmengine.visualization import LocalVisBackend
+
+    runner.visualizer.add_image(name, picture, step=runner.iter)
+    for backend in runner.visualizer._vis_backends.values():
+        if isinstance(backend, LocalVisBackend):
+            path = Path(backend._img_save_dir) / f'{name}_{runner.iter}.png'
+            if not path.is_file():
+                raise OSError(f'{path} could not be written: is the disk full?')
 
 
 def frames_of(record, frames: Sequence[np.ndarray], rank: int) -> Sequence[np.ndarray]:

@@ -131,6 +131,8 @@ def test_camvid_configs_differ_in_the_block_alone(head, block):
     cfg, model = build(f'{folder}/{name}')
     fcn, plain = build('fcn/fcn_r18-d16_1xb4-400_camvid-180x240.py')
     assert cfg.train_cfg.max_iters == 400 and model.decode_head.num_classes == 11
+    assert cfg.default_hooks.visualization.interval == 1
+    assert cfg.default_hooks.visualization.type == 'SegVisualizationHook'
     differ = {key for key in cfg if cfg[key] != fcn[key]}
     assert differ == (set() if block is None else {'model'})
     ours, theirs = model.state_dict(), plain.state_dict()

@@ -390,7 +390,7 @@ def table(rows: list[Row]) -> str:
 
 
 def plot(rows: list[Row], path: Path) -> None:
-    """Bars of the ratios, one group a case."""
+    """Bars of the ratios, one group a case whose dense form was run."""
     import matplotlib
 
     matplotlib.use('Agg')
@@ -401,14 +401,19 @@ def plot(rows: list[Row], path: Path) -> None:
         'training step': 'step_ratio',
         'memory of a step': 'step_memory_ratio',
     }
-    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.6 * len(rows)))
+    rows = [row for row in rows if any(getattr(row, k) for k in kinds.values())]
+    figure, axes = plt.subplots(figsize=(9, 1.2 + 0.55 * len(rows)))
     for offset, (label, field) in enumerate(kinds.items()):
-        widths = [getattr(row, field) or 0 for row in rows]
+        ratios = [getattr(row, field) for row in rows]
         places = [index + 0.27 * (offset - 1) for index in range(len(rows))]
-        bars = axes.barh(places, widths, 0.25, label=label)
-        axes.bar_label(
-            bars, [f' {w:.1f}x' if w else ' dense too large' for w in widths]
-        )
+        # A bar begins at 1, where the two are equal.
+        widths = [(ratio or 1) - 1 for ratio in ratios]
+        bars = axes.barh(places, widths, 0.25, left=1, label=label)
+        for bar, ratio in zip(bars, ratios):
+            end, middle = max(ratio or 1, 1), bar.get_y() + bar.get_height() / 2
+            text = f' {ratio:.1f}x' if ratio else ' dense form too large'
+            axes.text(end, middle, text, va='center', fontsize=8)
+    axes.margins(y=0.01)
     names = [f'{row.case}\n{"x".join(map(str, row.shape))}' for row in rows]
     axes.set_yticks(range(len(rows)), names, fontsize=8)
     axes.invert_yaxis()

@@ -54,6 +54,47 @@ def paint(labels: np.ndarray, palette: Sequence[Sequence[int]]) -> np.ndarray:
     return colours[labels]
 
 
+def legend(
+    classes: Sequence[str], palette: Sequence[Sequence[int]], present: Sequence[int]
+) -> list:
+    """Handles of a matplotlib legend for the classes that are ``present``."""
+    from matplotlib.patches import Patch
+
+    return [
+        Patch(color=np.array(palette[index]) / 255, label=classes[index])
+        for index in present
+        if index < len(classes)
+    ]
+
+
+def legend_strip(
+    classes: Sequence[str], palette: Sequence[Sequence[int]], width: int
+) -> np.ndarray:
+    """Colour and name of each class, and black as ignored, in as many lines as needed.
+
+    Returns:
+        ndarray: The strip (H, width, 3), RGB.
+    """
+    entries = [*zip(classes, palette), ('ignored', (0, 0, 0))]
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.45
+    lines, x = [[]], 4
+    for name, colour in entries:
+        needed = 20 + cv2.getTextSize(name, font, size, 1)[0][0] + 14
+        if lines[-1] and x + needed > width:
+            lines.append([])
+            x = 4
+        lines[-1].append((x, name, colour))
+        x += needed
+    strip = np.full((TITLE_HEIGHT * len(lines), width, 3), 255, dtype=np.uint8)
+    for number, line in enumerate(lines):
+        top = number * TITLE_HEIGHT
+        for x, name, colour in line:
+            strip[top + 5 : top + 17, x : x + 14] = colour
+            place = (x + 18, top + 15)
+            cv2.putText(strip, name, place, font, size, (0, 0, 0), 1, cv2.LINE_AA)
+    return strip
+
+
 def layout(
     rows: Sequence[Sequence[np.ndarray]], titles: Sequence[str], width: int
 ) -> np.ndarray:
@@ -159,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     grid = layout(
         rows, ['input', 'truth', *(model.title for model in args.models)], args.width
     )
+    names = legend_strip(dataset.metainfo['classes'], palette, grid.shape[1])
+    grid = np.concatenate([grid, names])
     temporary = args.out.with_name(f'.{os.getpid()}.{args.out.name}')
     args.out.parent.mkdir(parents=True, exist_ok=True)
     try:

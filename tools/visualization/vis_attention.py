@@ -3,6 +3,7 @@
 
     python tools/visualization/vis_attention.py IMAGE|VIDEO CONFIG CHECKPOINT \\
         --layer backbone.layer3.5.nl_block --positions 100,200 0.5,0.25 --out DIR
+    python tools/visualization/vis_attention.py --demo
 
 For an image: one overlay a block and position, with the query marked. For a video:
 a film strip and an mp4 of the first clip. Only the rows that are drawn are computed.
@@ -28,14 +29,26 @@ from nl_plugins.analysis.hook import frames_of, spectrum_picture
 from nl_plugins.analysis.picture import draw_attention, film_strip, network_frames
 from nl_plugins.codebases import CODEBASES
 
+# What ``--demo`` stands for, and its default positions: the road, a car.
+DEMO = {
+    name: str(Path(__file__).resolve().parents[2] / 'demo' / file)
+    for name, file in (
+        ('input', 'street.jpg'),
+        ('config', 'snl_camvid.py'),
+        ('checkpoint', 'snl_camvid.pth'),
+    )
+}
+DEMO_POSITIONS = ['0.85,0.5', '0.58,0.22']
+
 
 def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description='Draw where the non-local blocks of a model look'
     )
-    parser.add_argument('input', help='an image or a video')
-    parser.add_argument('config', help='config file of the model')
-    parser.add_argument('checkpoint', help='checkpoint file of the model')
+    parser.add_argument('input', nargs='?', help='an image or a video')
+    parser.add_argument('config', nargs='?', help='config file of the model')
+    parser.add_argument('checkpoint', nargs='?', help='checkpoint file of the model')
+    add_demo(parser)
     parser.add_argument(
         '--layer',
         '--layers',
@@ -45,15 +58,14 @@ def parse_args(argv=None):
     parser.add_argument(
         '--positions',
         nargs='+',
-        default=['0.5,0.5'],
         help='queries y,x (clips: t,y,x): pixels (frames) of what the network is '
         'given after its pipeline, or fractions of its size written with a point, '
-        'such as 0.5,0.25',
+        'such as 0.5,0.25; default: the middle',
     )
     parser.add_argument('--out', default='work_dirs/attention', help='output folder')
     parser.add_argument('--device', default='cpu')
     parser.add_argument(
-        '--alpha', type=float, default=0.5, help='weight of the map over the picture'
+        '--alpha', type=float, default=0.8, help='opacity of the largest weight'
     )
     parser.add_argument('--fps', type=float, default=4.0, help='of the mp4')
     parser.add_argument(
@@ -62,7 +74,31 @@ def parse_args(argv=None):
         help='draw the eigenvalues of each graph and the gain of the filter, too',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    check_demo(parser, args)
+    if args.positions is None:
+        args.positions = DEMO_POSITIONS if args.demo else ['0.5,0.5']
+    return args
+
+
+def add_demo(parser: argparse.ArgumentParser) -> None:
+    """The switch that stands for input, config and checkpoint."""
+    parser.add_argument(
+        '--demo',
+        action='store_true',
+        help='the network and the picture of demo/, which need no training',
+    )
+
+
+def check_demo(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Either the three files or ``--demo``, which is filled in."""
+    missing = [name for name in DEMO if getattr(args, name) is None]
+    if args.demo and len(missing) == len(DEMO):
+        vars(args).update(DEMO)
+    elif args.demo:
+        parser.error('--demo brings its own input, config and checkpoint: give none')
+    elif missing:
+        parser.error(f'give {", ".join(missing)}, or --demo')
 
 
 def load(cfg: Config, checkpoint: str, device: str):
