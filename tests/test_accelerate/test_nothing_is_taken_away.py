@@ -250,7 +250,7 @@ def hooks_on_every_module(module, inputs, other):
 
 
 def weights_that_are_computed(module, inputs, other):
-    """A norm of the weight as a parametrisation, another as a pre-hook; a pruned one."""
+    """Normalised by a parametrisation, normalised by a hook, and pruned."""
     from torch.nn.utils import parametrizations, prune, weight_norm
 
     convs = [m for m in module.modules() if isinstance(m, torch.nn.Conv2d)]
