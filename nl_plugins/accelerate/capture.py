@@ -25,17 +25,6 @@ def keeps_method(module: nn.Module, owner: type, name: str) -> bool:
     return getattr(method, '__func__', None) is getattr(owner, name)
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether somebody listens to the module or to a part of it."""
-    return any(
-        part._forward_hooks
-        or part._forward_pre_hooks
-        or part._backward_hooks
-        or part._backward_pre_hooks
-        for part in module.modules()
-    )
-
-
 def tokens(x: Tensor) -> Tensor:
     """(B, C, *S) -> (B, N, C), a view."""
     return x.flatten(2).transpose(1, 2)

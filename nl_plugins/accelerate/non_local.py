@@ -15,7 +15,8 @@ from ..graph import (
     SoftmaxAffinity,
     UnaryAffinity,
 )
-from .capture import has_hooks, is_captured, keeps_method, to_map, tokens
+from ..graph.lazy import untouched
+from .capture import is_captured, keeps_method, to_map, tokens
 
 
 def non_local(cls: type) -> Callable:
@@ -91,7 +92,7 @@ def _is_known(self: nn.Module, cls: type, x: Tensor) -> bool:
     )
     # The sums over sorted positions have no deterministic CUDA kernel.
     strict = x.is_cuda and torch.are_deterministic_algorithms_enabled()
-    return plain and not strict and not has_hooks(project)
+    return plain and not strict and all(map(untouched, project.modules()))
 
 
 def _pairwise(

@@ -208,7 +208,7 @@ class WithBlocks:
         """
         with _hidden_blocks(self) as hidden:
             super().train(mode)
-            frozen = {host: _is_frozen(self.get_submodule(host)) for host in hidden}
+            frozen = {host: _is_frozen(self, host) for host in hidden}
         for host, name in self.inserted_blocks:
             block = self.get_submodule(host)._modules[name]
             block.train(mode and not frozen[host])
@@ -277,15 +277,18 @@ def _hidden_blocks(backbone: nn.Module) -> Iterator[dict[str, dict[str, nn.Modul
             hosts[host_name]._modules.update(blocks)
 
 
-def _is_frozen(host: nn.Module) -> bool:
-    """Whether a module is frozen by its place: what is no norm in it too."""
+def _is_frozen(backbone: nn.Module, host: str) -> bool:
+    """Whether a module is frozen by its place: what is no norm in it too, or around it
+    where it has no weights."""
     weights = [
         parameter
-        for module in host.modules()
+        for module in backbone.get_submodule(host).modules()
         if not isinstance(module, NORMS)
         for parameter in module.parameters(recurse=False)
     ]
-    return bool(weights) and not any(weight.requires_grad for weight in weights)
+    if weights or '.' not in host:
+        return bool(weights) and not any(weight.requires_grad for weight in weights)
+    return _is_frozen(backbone, host.rpartition('.')[0])
 
 
 @contextmanager

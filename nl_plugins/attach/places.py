@@ -93,10 +93,14 @@ class Places:
             last = list(module._modules)[-1]
             name, module = f'{name}.{last}', module[-1]
         if isinstance(module, _CONTAINERS):
-            children = ', '.join(f'{name}.{child}' for child in module._modules)
+            children = [f'{name}.{child}' for child in module._modules]
+            works = [each for each in children if self._takes_block(each)]
+            works = works or [self.instead(name)]
+            verb = 'works' if len(works) == 1 else 'work'
             raise Refusal(
                 f'no block can follow {asked!r}, a {type(module).__name__}: it runs '
-                f'its children or is never called; follow one of them ({children})'
+                'its children or is never called'
+                + (f'; {", ".join(map(repr, works))} {verb}' if works[0] else '')
             )
         return name
 
@@ -113,6 +117,12 @@ class Places:
             remedy = f'; {near!r} works' if near else ''
             raise Refusal(f'{found}{remedy}')
         return found
+
+    def _takes_block(self, name: str) -> bool:
+        try:
+            return isinstance(self._look(self.host(name)), Place)
+        except Refusal:
+            return False
 
     def all(self) -> list[Place]:
         """Every place that was seen, in the order in which they run."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..graph import Affinity
 from ..graph.lazy import Map, as_tensor, linear_maps, transparent, untouched
-from ..graph.precision import is_traced, may_learn
+from ..graph.precision import is_forward_mode, is_traced, may_learn
 from ..graph.products import is_row_major, transposed
 from ..options import Cfg, Count, check, checked, documented, parameters
 
@@ -263,10 +263,10 @@ class NonLocalBlock(BaseModule):
             activate = conv_out.activate
             if not transparent(activate):
                 return activate(out), False
-            if torch.is_grad_enabled() and not is_traced():
-                return OpenReLU.apply(out)[0], True
-            if is_traced():  # a traced module can be trained
+            if is_traced() or is_forward_mode():  # a traced module can be trained
                 return out.relu(), False
+            if torch.is_grad_enabled():
+                return OpenReLU.apply(out)[0], True
             return out.relu_() if may_write else out.relu(), True
         return out, may_write
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .lazy import Map
 from .machine import Machine, machine_of, precision_of
-from .precision import is_exported, is_traced, nominal
+from .precision import is_exported, is_forward_mode, is_traced, nominal
 
 
 class Planned(Protocol):
@@ -255,8 +255,8 @@ def choose(
 ) -> Strategy:
     """The strategy for applying an affinity ``times`` times to such values: the
     cheapest that does not refuse, or the one in force."""
-    if is_traced():
-        return _traced(affinity)
+    if is_traced() or is_forward_mode():
+        return _plain(affinity)
     case = case_of(affinity, values, weight, times, use)
     if torch.compiler.is_compiling():
         return _decide(affinity.strategies, case)
@@ -273,9 +273,12 @@ def choose(
     return found
 
 
-def _traced(affinity: Planned) -> Strategy:
-    """What TorchScript records: the first strategy of plain operators."""
+def _plain(affinity: Planned) -> Strategy:
+    """What TorchScript records and forward-mode derivatives pass: the first strategy of
+    plain operators."""
     plain = [strategy for strategy in affinity.strategies if strategy.traceable]
+    if is_forward_mode():
+        plain = [strategy for strategy in plain if strategy.name != 'fused']
     if _forced == 'dense':
         return next((s for s in plain if s.name == MATRIX), plain[0])
     return plain[0]

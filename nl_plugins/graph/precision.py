@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 # Smaller shares of a row are 0: of weights below the smallest normal number products
 # on a CPU are 10 to 30 times slower.
@@ -135,7 +136,13 @@ def may_learn() -> bool:
 
     TorchScript checks a trace by another without gradients: the two must not differ.
     """
-    return torch.is_grad_enabled() or is_traced()
+    return torch.is_grad_enabled() or is_traced() or is_forward_mode()
+
+
+def is_forward_mode() -> bool:
+    """Whether derivatives are taken forward (``torch.func.jvp``), for which our
+    autograd functions and fused attention have no rule."""
+    return forward_ad._current_level >= 0
 
 
 def is_exported() -> bool:

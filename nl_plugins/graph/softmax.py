@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .affinity import PairAffinity
 from .lazy import Map
-from .precision import is_traced, softmax
+from .precision import is_forward_mode, is_traced, softmax
 from .products import float32_product, product, transposed
 from .strategies.fused import FUSED
 from .strategies.matrix import Matrix
@@ -33,7 +33,8 @@ class SoftmaxAffinity(PairAffinity):
 
     def _dense(self) -> Tensor:
         query, key = self.pair()
-        if self.same and torch.is_grad_enabled() and not is_traced():
+        plain = is_traced() or is_forward_mode()
+        if self.same and torch.is_grad_enabled() and not plain:
             logits = SelfProduct.apply(query)
             logits = logits if self.scale == 1 else logits * self.scale
         else:

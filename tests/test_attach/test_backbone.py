@@ -213,3 +213,19 @@ def test_a_built_backbone_of_no_codebase():
     x = torch.randn(2, 3, 8, 8)
     assert torch.equal(net(x), nn.Sequential(*body)(x))
     assert set(net.state_dict()) > {'0.weight', '1.nl_block.g.conv.weight'}
+
+
+@pytest.mark.parametrize('stages, frozen', [(1, True), (0, False)])
+def test_a_layer_without_weights_is_frozen_with_what_is_around_it(stages, frozen):
+    pytest.importorskip('mmpretrain')
+    net = build(
+        'mmpretrain',
+        dict(
+            type='NonLocalBackbone',
+            backbone=dict(type='ResNet', depth=18, frozen_stages=stages),
+            inserts=[dict(after='layer1.1.drop_path', cfg=NL)],
+        ),
+    )
+    (block,) = blocks_of(net.train()).values()
+    assert block.training is not frozen
+    assert all(p.requires_grad is not frozen for p in block.parameters())

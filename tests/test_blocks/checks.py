@@ -193,6 +193,16 @@ def check_second_derivative(block, variant, ndim) -> None:
     assert_same(found[:1], found[1:], 1e-8)
 
 
+def check_forward_mode(block, variant, ndim) -> None:
+    """The derivative along a direction is that of finite differences."""
+    module, x = build(block, variant, ndim).eval(), sample(ndim)
+    step = 1e-6 * torch.cos(x)
+    with torch.no_grad():
+        expected = (module(x + step) - module(x - step)) / 2
+    _, found = torch.func.jvp(module, (x,), (step,))
+    torch.testing.assert_close(found / 1e-6, expected / 1e-6, rtol=1e-5, atol=1e-4)
+
+
 def check_trace(block, variant, ndim) -> None:
     """A block traced with gradients takes maps of other sizes, and can be trained."""
     module, x = build(block, variant, ndim).eval(), sample(ndim)
@@ -215,5 +225,6 @@ ALL = (
     check_autocast,
     check_half_precision,
     check_second_derivative,
+    check_forward_mode,
     check_trace,
 )
