@@ -515,6 +515,17 @@ def test_the_index_lists_every_page():
     assert sorted(entries) == sorted(pages)
 
 
+@pytest.mark.parametrize(
+    'path',
+    [path for path in PAGES if path.parent.name == 'en' and path.stem != 'index'],
+    ids=lambda path: path.stem,
+)
+def test_a_page_begins_with_what_one_gets(path):
+    title, first, *_ = path.read_text(encoding='utf-8').split('\n\n')
+    assert title.startswith('# ') and '\n' not in title
+    assert first.startswith('What you get: '), first
+
+
 # ----------------------------------------------------------------- metadata
 
 
