@@ -377,6 +377,12 @@ def check_python(words: list[str], page: str, parse) -> None:
         module, *arguments = arguments
         if module == 'pytest':
             return check_pytest(arguments)
+        if module == 'nl_plugins.run':  # takes what the script takes
+            package, *name = arguments[:2]
+            pytest.importorskip(package)
+            scripts = importlib.import_module(module)
+            assert scripts.find_script(package, *name or ['train']).is_file()
+            return None
         path = Path(*module.split('.')).with_suffix('.py')
         assert (ROOT / path).is_file() or module in FOREIGN, module
         return parse(str(path), arguments) if (ROOT / path).is_file() else None

@@ -43,6 +43,7 @@ ELSEWHERE = {
     # Cityscapes, CIFAR-10, CamVid, HMDB51, or minutes on the mini sets.
     r'python tools/(train|test).py': 'test_tools/test_train_test.py',
     r'python -m nl_plugins.doctor': 'test_doctor.py',
+    r'python -m nl_plugins.run': 'test_tools/test_run.py',
     r'python tools/visualization/vis_attention.py': 'test_analysis/test_pictures.py',
     r'python tools/visualization/compare_': 'test_tools/test_segmentation_tools.py',
     r'python tools/analysis_tools/full_': 'test_tools/test_segmentation_tools.py',
