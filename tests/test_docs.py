@@ -379,6 +379,12 @@ def check_python(words: list[str], page: str, parse) -> None:
         module, *arguments = arguments
         if module == 'pytest':
             return check_pytest(arguments)
+        if module == 'nl_plugins.run':  # takes what the script takes
+            package, *name = arguments[:2]
+            pytest.importorskip(package)
+            scripts = importlib.import_module(module)
+            assert scripts.find_script(package, *name or ['train']).is_file()
+            return None
         path = Path(*module.split('.')).with_suffix('.py')
         assert (ROOT / path).is_file() or module in FOREIGN, module
         return parse(str(path), arguments) if (ROOT / path).is_file() else None
@@ -515,6 +521,17 @@ def test_the_index_lists_every_page():
     listed = re.search(r'```{toctree}\n(.*?)```', text, re.DOTALL)[1]
     entries = [line for line in listed.splitlines() if re.fullmatch(r'\w+', line)]
     assert sorted(entries) == sorted(pages)
+
+
+@pytest.mark.parametrize(
+    'path',
+    [path for path in PAGES if path.parent.name == 'en' and path.stem != 'index'],
+    ids=lambda path: path.stem,
+)
+def test_a_page_begins_with_what_one_gets(path):
+    title, first, *_ = path.read_text(encoding='utf-8').split('\n\n')
+    assert title.startswith('# ') and '\n' not in title
+    assert first.startswith('What you get: '), first
 
 
 # ----------------------------------------------------------------- metadata

@@ -44,6 +44,7 @@ ELSEWHERE = {
     r'python tools/(train|test).py': 'test_tools/test_train_test.py',
     r'python -m nl_plugins.doctor': 'test_doctor.py',
     r'python tools/visualization/vis_attention.py --demo': 'test_tools/test_demo.py',
+    r'python -m nl_plugins.run': 'test_tools/test_run.py',
     r'python tools/visualization/vis_attention.py': 'test_analysis/test_pictures.py',
     r'python tools/visualization/(attention_app|readme_picture).py': (
         'test_tools/test_demo.py'

@@ -120,6 +120,18 @@ def test_a_missing_package_is_named_with_its_command(working, monkeypatch):
     assert wanted not in doctor.diagnose(('mmpretrain',))['missing']
 
 
+def test_what_scripts_need_is_optional(working, monkeypatch):
+    installed = compat.is_installed
+    monkeypatch.setattr(
+        compat, 'is_installed', lambda name: name != 'seaborn' and installed(name)
+    )
+    report = doctor.diagnose(('mmseg',))
+    wanted = dict(package='seaborn', remedy='pip install seaborn')
+    assert wanted in report['optional'] and wanted not in report['missing']
+    assert report['ok'] and 'pip install seaborn' in doctor.render(report)
+    assert wanted not in doctor.diagnose(('mmaction',))['optional']
+
+
 def test_without_mmengine(working, monkeypatch):
     installed = compat.is_installed
     monkeypatch.setattr(

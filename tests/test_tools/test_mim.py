@@ -75,6 +75,44 @@ def page(root):
     return [words[1:] for words in lines if words[:1] == ['mim']]
 
 
+def test_what_mim_says_beside_a_checkout(root, tmp_path):
+    """The table of the page quotes it, since nothing of ours is asked."""
+    from importlib import metadata
+
+    try:
+        direct = metadata.distribution('nl_plugins').read_text('direct_url.json')
+    except metadata.PackageNotFoundError:
+        direct = None
+    if '"editable": true' not in (direct or ''):
+        pytest.skip('needs nl_plugins installed with pip install -e')
+    text = (root / 'docs' / 'en' / 'mim.md').read_text(encoding='utf-8')
+    table = re.findall(r'^\| `mim (\w+ nl_plugins) .*?` \| (.+?) \|', text, re.M)
+    config = root / 'configs/classification/snl'
+    config /= 'preresnet20-snl1_1xb32-8e_mini-cifar10.py'
+    arguments = {
+        'run': ['list_places', config],
+        'train': [config, '--gpus', '0'],
+        'test': [config, '-C', 'none.pth'],
+        'search': ['--model', 'snl'],
+    }
+    (tmp_path / 'none.pth').write_bytes(b'')
+    assert {words.split()[0] for words, _ in table} == set(arguments)
+    for words, quoted in table:
+        name = words.split()[0]
+        result = subprocess.run(
+            [sys.executable, '-c', 'from mim.cli import cli; cli()', *words.split()]
+            + [str(word) for word in arguments[name]],
+            cwd=tmp_path,
+            env={**os.environ, 'PYTHONPATH': ''},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert result.returncode != 0, f'mim {words} works now: change the page'
+        for said in re.findall(r'`(.+?)`', quoted):
+            assert said in result.stdout, (words, said, result.stdout[-500:])
+
+
 def test_search(mim, page):
     by_model, by_config = (words for words in page if words[0] == 'search')
     output = mim(*by_model, '--valid-config')

@@ -26,6 +26,36 @@ def test_the_table_names_every_block(readme):
     assert named == set(BLOCKS)
 
 
+def test_speed_and_memory_are_those_of_the_benchmarks(root, readme):
+    """Each row of the README is one of the page, rounded to three digits and two."""
+    page = (root / 'docs' / 'en' / 'benchmarks.md').read_text(encoding='utf-8')
+    names = {
+        '`SNLBlock`': 'SNLBlock()',
+        '`NLBlock`, dot product': 'NLBlock(mode=dot_product)',
+        '`NLBlock`, embedded Gaussian': 'NLBlock(mode=embedded_gaussian)',
+    }
+    number = r'([\d.e+,]+)'
+    rows = re.findall(
+        rf'^\| (`\w+`[\w, ]*): ours / .+? \| {number} s / {number} s = {number}x '
+        rf'\| {number} MiB / {number} MiB = {number}x \|$',
+        readme,
+        re.MULTILINE,
+    )
+    assert [row[0] for row in rows] == list(names)
+    for name, *shown in rows:
+        (line,) = re.findall(
+            rf'^\| {re.escape(names[name])} \| 1x512x128x256 \| (.+)$', page, re.M
+        )
+        time, faster, _, _, memory, smaller = line.split(' | ')[:6]
+        ours, dense = (
+            float(text) / 1000 for text in re.match(r'(\S+) \((\S+)\)', time).groups()
+        )
+        held, whole = map(float, re.match(r'(\S+) \((\S+)\)', memory).groups())
+        expected = [ours, dense, float(faster[:-1]), held, whole, float(smaller[:-1])]
+        for text, value in zip(shown, expected):
+            assert float(text.replace(',', '')) == pytest.approx(value, rel=0.012)
+
+
 def test_pictures_are_small(root):
     pictures = list((root / 'docs' / 'en' / '_static').glob('*'))
     assert pictures

@@ -89,6 +89,8 @@ def test_what_is_in_the_wheel(wheel, root):
         }
         assert found == expected - left_out
     assert f'{mim}model-index.yml' in files
+    stubs = {'nl_plugins/__init__.pyi', 'nl_plugins/blocks/__init__.pyi'}
+    assert stubs <= set(files)
     assert any(name.endswith('metafile.yml') for name in files)
     for name, info in files.items():
         parts = name.split('/')
