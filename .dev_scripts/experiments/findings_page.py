@@ -85,7 +85,7 @@ def decided(values: tuple[float, float, float]) -> bool:
     return low > 0 or high < 0
 
 
-def verdict(found: dict[str, tuple[float, float, float]], than: str) -> str:
+def verdict(found: dict[str, tuple[float, float, float]], than: str, seeds: int) -> str:
     """One sentence on differences by name, never more than the intervals say."""
     groups = dict(above=[], below=[], open=[])
     for name, values in found.items():
@@ -98,8 +98,7 @@ def verdict(found: dict[str, tuple[float, float, float]], than: str) -> str:
     ]
     if groups['open']:
         parts.append(f'not told apart from {than}: {", ".join(groups["open"])}')
-    text = '; '.join(parts)
-    return text[0].upper() + text[1:] + '.'
+    return f'Of {number(seeds, "seed")}, ' + '; '.join(parts) + '.'
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -171,7 +170,7 @@ def camvid_heads(heads: Experiment) -> str:
     body = '\n\n'.join(
         [
             table(header, rows),
-            verdict(to_control, 'the control'),
+            verdict(to_control, 'the control', len(heads.seeds)),
             'By class, IoU of FCN and the difference of each head to it:',
             table(['class', 'FCN', *others], by_class),
         ]
@@ -237,7 +236,9 @@ def camvid_dependence(inside: Experiment) -> str:
     ]
     lines = [table(header, rows)]
     for how, words in ABLATIONS.items():
-        lines.append(f'With {words}: ' + verdict(changes[how], 'the trained network'))
+        said = verdict(changes[how], 'the trained network', len(inside.seeds))
+        action = 'The block off' if how == 'off' else f'A by its {words}'
+        lines.append(f'*{action}.* {said}'.replace('its identity', 'the identity'))
     return section(
         'CamVid: does every query see the same, as GCNet says?',
         f'Of the trained heads above: total variation and cosine distance of rows of A '
@@ -343,7 +344,7 @@ def camvid_reach(inside: Experiment) -> str:
         f'respect to the picture, averaged over '
         f'{inside.setting["reach_images"]} test scenes of 180x240; the radius '
         f'that holds half of it. {inside.budget}.',
-        table(header, rows) + '\n\n' + verdict(found, 'FCN'),
+        table(header, rows) + '\n\n' + verdict(found, 'FCN', len(inside.seeds)),
         'The energy far away that a block adds is spread over many positions, and a '
         'radius of half of the energy hardly moves with it: see the picture. A '
         'gradient tells what small changes do, not what the network needs.',
@@ -416,7 +417,9 @@ def cifar(grid: Experiment) -> str:
         f'tested on {test:,}; one block at the end of a stage. The last column is the '
         f'change of top-1 with A replaced at test time, without an interval. '
         f'{grid.budget}.',
-        table(header, [plain, *rows]) + '\n\n' + verdict(to_control, 'the control'),
+        table(header, [plain, *rows])
+        + '\n\n'
+        + verdict(to_control, 'the control', len(grid.seeds)),
         f'{setting["epochs"]} epochs on a tenth of the images at '
         f'{setting["size"]}x{setting["size"]} pixels are far from convergence: the '
         'table compares how fast networks start to learn. Fifteen differences at 95 % '
@@ -448,19 +451,26 @@ ORDERS = {
 }
 
 
+def in_order(run: dict) -> float:
+    return run['top1']['in_order']
+
+
 def video(path: str) -> str:
     content = json.loads((FOLDER / f'{path}.json').read_text())
-    rows, notes = [], []
-    setting = content['setting']
+    rows, setting = [], content['setting']
     names = dict.fromkeys(run['variant'] for run in content['runs'])
     for name in names:
         order = Experiment(path, [name])
         run = order.runs[name, order.seeds[0]]
-        cells = [f'{order.mean(name, lambda run: run["top1"]["in_order"]):.1f}']
+        cells = [f'{order.mean(name, in_order):.1f}', '']
+        plain = name.split(' + ')[0]
+        if plain != name and plain in names:
+            both = Experiment(path, [name, plain])
+            cells[1] = interval(both.difference(name, plain, in_order), 1)
         for how in list(ORDERS)[1:]:
             values = paired_interval(
                 order.of(name, lambda run, how=how: run['top1'][how]),
-                order.of(name, lambda run: run['top1']['in_order']),
+                order.of(name, in_order),
             )
             cells.append(interval(values, 1))
         seconds = order.mean(name, lambda run: run['train_cpu_seconds'])
@@ -475,8 +485,8 @@ def video(path: str) -> str:
             ]
         )
     header = ['network', 'set', 'seeds', 'parameters', 'training, CPU']
-    header += ['in order'] + [f'{words}: change' for words in list(ORDERS.values())[1:]]
-    body = '\n\n'.join([table(header, rows), *notes])
+    header += ['in order', 'to the network without blocks']
+    header += [f'{words}: change' for words in list(ORDERS.values())[1:]]
     return section(
         'Mini video sets: what does a network know about order?',
         f'Networks trained on synthetic clips whose {setting["classes"]} classes '
@@ -485,10 +495,11 @@ def video(path: str) -> str:
         f'(Kinetics) clips; top-1 on {setting["sthv1"][1]} and '
         f'{setting["kinetics400"][1]} with the frames of every clip in another order '
         f'at test time. {content["machine"]}.',
-        body,
+        table(header, rows),
         'Synthetic clips, where a pair of classes is the same events in another order; '
-        'a real set answers many of its classes by one frame. A change to reversed '
-        'frames can also be a network that sees something it never saw.',
+        'a real set answers many of its classes by one frame. C2D pools pairs of '
+        'neighbouring frames, which a shuffle parts and a reversal does not. Changed '
+        'clips are also clips of a kind that the network never saw.',
         [
             'python .dev_scripts/experiments/video_order.py --seeds '
             + ' '.join(str(s) for s in sorted({r['seed'] for r in content['runs']})),
@@ -509,9 +520,9 @@ again. The numbers and tables of this page are written by
 *Statistics.* Every difference is paired: the same seed, the same batches. After it, in
 brackets, the 95 % interval of the percentile bootstrap over the seeds. It is bold where
 the interval leaves 0 out; where it holds 0, nothing is claimed. An interval
-of few seeds is too short: that of three is their range, so that it leaves 0 out whenever
-the three have one sign, which happens by chance in one of four cases. A bold number of
-three seeds is a hint, not a proof. CPU seconds are of one thread, on a machine shared with
+of few seeds is too short: that of two or three is their range, so that it leaves 0 out
+whenever all have one sign, which happens by chance in one of two, or four, cases. A bold
+number of three seeds is a hint, not a proof. CPU seconds are of one thread, on a machine shared with
 other work.
 
 *Tools.* Each works on any model with blocks of this package, on CPU and GPU, without
@@ -525,7 +536,20 @@ ever building an N x N matrix.
 | What does it know about time? | `tools/analysis_tools/temporal_order.py CONFIG CHECKPOINT` | `frame_order` |
 
 The first and the third also look into stock modules while `nl_plugins.accelerate` is
-in force."""  # noqa: E501
+in force.
+
+```python
+import torch
+
+from nl_plugins.analysis import ablate, query_dependence
+from nl_plugins.blocks import SNLBlock
+
+net = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), SNLBlock(16)).eval()
+images = torch.randn(4, 3, 34, 34)
+print(f"{query_dependence(net, [images])['1'].total_variation:.3f}")
+with torch.no_grad(), ablate(net, 'mean_row'):  # or 'identity', 'off'
+    scores = net(images)
+```"""  # noqa: E501
 
 
 def page() -> str:

@@ -45,8 +45,10 @@ def test_nothing_is_claimed_where_the_interval_holds_0(script):
     assert module.interval((1, -0.5, 2)) == '+1.00 [-0.50, +2.00]'
     assert module.interval((1, NAN, NAN), 1) == '+1.0 (one seed)'
     found = dict(A=(1, 0.5, 2), B=(-1, -2, -0.1), C=(1, -1, 3), D=(5, NAN, NAN))
-    said = module.verdict(found, 'FCN')
-    assert said == 'Above FCN: A; below FCN: B; not told apart from FCN: C, D.'
+    said = module.verdict(found, 'FCN', 3)
+    assert said == (
+        'Of 3 seeds, above FCN: A; below FCN: B; not told apart from FCN: C, D.'
+    )
 
 
 def test_only_complete_seeds_count(script, tmp_path, monkeypatch):
