@@ -552,6 +552,11 @@ with torch.no_grad(), ablate(net, 'mean_row'):  # or 'identity', 'off'
 ```"""  # noqa: E501
 
 
+def finished(name: str) -> bool:
+    """Whether an experiment has been run."""
+    return (FOLDER / f'{name}.json').exists()
+
+
 def page() -> str:
     """The whole page."""
     heads, inside = Experiment('camvid_heads'), Experiment('camvid_analysis')
@@ -562,9 +567,9 @@ def page() -> str:
         camvid_filters(inside),
         camvid_reach(inside),
     ]
-    if (FOLDER / 'cifar_places.json').exists():
+    if finished('cifar_places'):
         parts.append(cifar(Experiment('cifar_places')))
-    if (FOLDER / 'video_order.json').exists():
+    if finished('video_order'):
         parts.append(video('video_order'))
     return '\n\n'.join(parts) + '\n'
 
@@ -589,7 +594,7 @@ def draw() -> None:
         'difference in mIoU',
     )
     distances(inside)
-    if (FOLDER / 'cifar_places.json').exists():
+    if finished('cifar_places'):
         grid = Experiment('cifar_places')
         names = [v for v in grid.variants if v != 'none']
         forest(
