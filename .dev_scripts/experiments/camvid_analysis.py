@@ -27,10 +27,12 @@ from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from mmseg.registry import MODELS
 from mmseg.utils import register_all_modules
+from PIL import Image
 from runs import Runs
 from torch import Tensor, nn
 
 from nl_plugins.analysis import (
+    ReceptiveField,
     Spectrum,
     ablate,
     effective_receptive_field,
@@ -38,6 +40,7 @@ from nl_plugins.analysis import (
     graph_spectrum,
     query_dependence,
 )
+from nl_plugins.analysis.figures import draw_receptive_fields
 
 
 def parse_args() -> argparse.Namespace:
@@ -54,6 +57,7 @@ def parse_args() -> argparse.Namespace:
         '--out', type=Path, default=ROOT / 'docs/en/findings/camvid_analysis.json'
     )
     parser.add_argument('--work-dir', type=Path, default='work_dirs/camvid_heads')
+    parser.add_argument('--picture', type=Path, help='reach of the first seed, a PNG')
     return parser.parse_args()
 
 
@@ -81,6 +85,28 @@ def main() -> None:
                 )
             )
             print(runs.runs[-1], flush=True)
+    if args.picture is not None:
+        draw_reach(args, images)
+
+
+def draw_reach(args: argparse.Namespace, images: Tensor) -> None:
+    """The receptive fields of FCN and SNL, and of SNL without its block."""
+    fields = {}
+    for name in ('FCN', 'SNL'):
+        path = args.work_dir / f'{name}-{args.seeds[0]}.pth'
+        _, model = networks(args, name, args.seeds[0], path)
+        fields[name] = reach(args, model, images)
+    with ablate(model, 'off'):
+        fields['SNL, block off'] = reach(args, model, images)
+    temporary = args.picture.with_name(f'.{args.picture.name}')
+    Image.fromarray(draw_receptive_fields(fields)).save(temporary, 'PNG')
+    temporary.replace(args.picture)
+
+
+def reach(args: argparse.Namespace, model: nn.Module, images: Tensor) -> ReceptiveField:
+    chosen = images[:: max(len(images) // args.reach_images, 1)][: args.reach_images]
+    data = normalised(model, chosen).split(4)
+    return effective_receptive_field(model, data, 'decode_head')
 
 
 def networks(args, name: str, seed: int, path: Path) -> tuple[nn.Module, nn.Module]:
@@ -98,9 +124,7 @@ def networks(args, name: str, seed: int, path: Path) -> tuple[nn.Module, nn.Modu
 def measured(args, before, model, images: Tensor, maps: Tensor, truth: Tensor) -> dict:
     """All numbers of one network."""
     head = model.decode_head
-    chosen = images[:: max(len(images) // args.reach_images, 1)][: args.reach_images]
-    data = normalised(model, chosen).split(4)
-    found = dict(radius=radii(effective_receptive_field(model, data, 'decode_head')))
+    found = dict(radius=radii(reach(args, model, images)))
     block = getattr(head, 'nl_block', None)
     if block is None or type(block).__name__ == 'PointwiseBlock':
         return found
@@ -110,8 +134,7 @@ def measured(args, before, model, images: Tensor, maps: Tensor, truth: Tensor) -
             found['iou'][how] = percents(class_iou(head, maps, truth))
     found['iou']['as trained'] = percents(class_iou(head, maps, truth))
     with ablate(head, 'off'):
-        off = effective_receptive_field(model, data, 'decode_head')
-    found['radius_off'] = radii(off)
+        found['radius_off'] = radii(reach(args, model, images))
     (one,) = query_dependence(
         head, maps.split(16), num_rows=32, run=lambda part: logits_of(head, part)
     ).values()

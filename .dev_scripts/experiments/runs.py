@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import platform
@@ -76,8 +77,9 @@ def paired_interval(
 ) -> tuple[float, float, float]:
     """Mean of the paired differences ``scores - baseline`` and its interval.
 
-    The percentile bootstrap over the pairs (Efron and Tibshirani 1993, ch. 13). Of one
-    pair there is no interval: both ends are nan.
+    The percentile bootstrap over the pairs (Efron and Tibshirani 1993, ch. 13), of all
+    resamples where they are no more than ``resamples``. Of one pair there is no
+    interval: both ends are nan.
 
     Args:
         scores (Sequence[float]): One a seed.
@@ -100,9 +102,12 @@ def paired_interval(
     mean = float(differences.mean())
     if len(differences) == 1:
         return mean, float('nan'), float('nan')
-    draws = np.random.default_rng(0).integers(
-        len(differences), size=(resamples, len(differences))
-    )
+    size = len(differences)
+    if size**size <= resamples:  # all there are
+        draws = np.array(list(itertools.product(range(size), repeat=size)))
+    else:
+        draws = np.random.default_rng(0).integers(size, size=(resamples, size))
     means = differences[draws].mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(means, ends, method='inverted_cdf')
     return mean, float(low), float(high)

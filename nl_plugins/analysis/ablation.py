@@ -96,36 +96,54 @@ def replaced_affinity(
         replace (Callable): Sees the affinity of every pass of the module; may return
             it unchanged.
     """
-    if isinstance(module, GraphFilterBlock):  # its filter may look inside
-        original = module.filter
-
-        def filtered(affinity: Affinity, *args: Any, **kwargs: Any) -> Tensor:
-            return original(replace(affinity), *args, **kwargs)
-
-        with _attribute(module, 'filter', filtered):
+    chain = vars(module).get('_replacements')
+    if chain is not None:  # what came first is first
+        chain.append(replace)
+        try:
             yield
+        finally:
+            chain.remove(replace)
         return
-    forward = module.forward
+    chain = [replace]
+    graph_filter = isinstance(module, GraphFilterBlock)
+    name = 'filter' if graph_filter else 'forward'
+    wrap = _replacing_filter if graph_filter else _replacing_forward
+    with _attribute(module, '_replacements', chain):
+        with _attribute(module, name, wrap(getattr(module, name), chain)):
+            yield
 
-    @wraps(forward)
+
+def _replacing_filter(original: Callable, chain: list[Callable]) -> Callable:
+    # It may look into the affinity, so that to replace what it applies is too late.
+    def filtered(affinity: Affinity, *args: Any, **kwargs: Any) -> Tensor:
+        for replace in chain:
+            affinity = replace(affinity)
+        return original(affinity, *args, **kwargs)
+
+    return filtered
+
+
+def _replacing_forward(original: Callable, chain: list[Callable]) -> Callable:
+    @wraps(original)
     def inside(*args: Any, **kwargs: Any) -> Tensor:
         apply = Affinity.apply
 
         def applied(affinity: Affinity, *args: Any, **kwargs: Any) -> Tensor:
             Affinity.apply = apply  # the terms of a sum are no affinities of the block
             try:
-                return replace(affinity).apply(*args, **kwargs)
+                for replace in chain:
+                    affinity = replace(affinity)
+                return affinity.apply(*args, **kwargs)
             finally:
                 Affinity.apply = applied
 
         Affinity.apply = applied
         try:
-            return forward(*args, **kwargs)
+            return original(*args, **kwargs)
         finally:
             Affinity.apply = apply
 
-    with _attribute(module, 'forward', inside):
-        yield
+    return inside
 
 
 def mean_row(affinity: Affinity) -> Tensor:

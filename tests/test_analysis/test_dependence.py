@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from nl_plugins.analysis import query_dependence
+from nl_plugins.analysis import ablate, query_dependence
 from nl_plugins.analysis.dependence import Estimate, dependence_table
 from nl_plugins.blocks import BLOCKS, ChannelGate, NLBlock
 from nl_plugins.graph import Affinity
@@ -122,3 +122,17 @@ def test_wrong_requests_are_refused():
     with pytest.raises(ValueError, match='no non-local block ran'):
         query_dependence(nn.Identity(), [x])
     assert 'forward' not in vars(model[0]) and not model[0]._forward_pre_hooks
+
+
+@pytest.mark.parametrize('name', ['NLBlock', 'SNLBlock', 'CGNLBlock', 'DNLBlock'])
+@torch.no_grad()
+def test_an_ablated_block_is_measured_as_it_is_ablated(name):
+    model, x = network(BLOCKS[name], {})
+    plain = model(x)
+    with ablate(model, 'mean_row'):
+        found = query_dependence(model, [x])['0']
+        ablated = model(x)
+    assert found.total_variation.mean < 1e-9
+    assert query_dependence(model, [x])['0'].total_variation.mean > 1e-3
+    assert torch.equal(model(x), plain) and not torch.equal(ablated, plain)
+    assert not {'filter', 'forward', '_replacements'} & set(vars(model[0]))
