@@ -27,7 +27,7 @@ ALLOWED = {
     'engine': {'options', 'compat'},
     'classification': {'options', 'graph', 'blocks', 'attach', 'compat', 'registry'},
     'segmentation': {'options', 'graph', 'blocks', 'attach', 'registry'},
-    'recognition': {'options', 'graph', 'blocks', 'attach', 'registry'},
+    'recognition': {'options', 'graph', 'blocks', 'attach', 'compat', 'registry'},
     'detection': {'options', 'graph', 'blocks', 'attach', 'registry'},
 }
 CODEBASES = {
