@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ..options import checked
 
 DATA_BATCH = dict | tuple | list | None
+_ENDS = dict(PNG=b'IEND\xae\x42\x60\x82', JPEG=b'\xff\xd9')
 
 
 @HOOKS.register_module()
@@ -36,6 +37,12 @@ class SegDataCheckHook(Hook):
                                          perhaps hours later    iteration
     label map and image differ in size   silently misaligned    before the first
                                                                 iteration
+    a truncated image or label map       error in a worker, or  before the first
+                                         grey pixels            iteration
+    a label map of several channels, or  error in a worker      before the first
+    with a side of one pixel                                    iteration
+    label values of 256 and more         taken modulo 256       before the first
+                                                                iteration
     a label value outside the classes    device-side assert on  with the batch
                                          a GPU, ignored by the
                                          metric
@@ -44,8 +51,9 @@ class SegDataCheckHook(Hook):
     class count                          random classifier      prediction
     ===================================  =====================  ======================
 
-    Fine-tuning from a checkpoint of another class count stays possible. Only headers
-    of local files are read before the start, on the main process: about 0.1 ms a file.
+    Fine-tuning from a checkpoint of another class count stays possible. Before the
+    start the main process reads head and end of local files, and decodes only those
+    where these do not tell: label maps of 16 bits, and formats without an end mark.
 
     Args:
         check_files (bool): Look at every image and label map before the first
@@ -120,13 +128,14 @@ class SegDataCheckHook(Hook):
 
 
 def check_pair(info: dict) -> None:
-    """Compare the sizes of an image and its label map by their headers.
+    """Check an image and its label map, by head and end of the files if these tell.
 
     Args:
         info (dict): ``img_path`` and, if labelled, ``seg_map_path``.
 
     Raises:
-        ValueError: If a file is missing or unreadable, or the sizes differ.
+        ValueError: If a file is missing, unreadable or truncated, the sizes differ,
+            or the label map is no single channel of values below 256.
     """
     if 'seg_map_path' not in info:
         return
@@ -141,15 +150,52 @@ def check_pair(info: dict) -> None:
         try:
             with Image.open(path) as image:
                 sizes[kind] = image.size
-        except OSError as error:
+                if not _is_complete(path, image.format):
+                    image.load()
+                if kind == 'label map':
+                    _check_label_map(image, path)
+        except (OSError, SyntaxError, EOFError) as error:  # as Pillow says it
             raise ValueError(
-                f'the {kind} {path} is not a readable image ({error}). Copy it again'
+                f'the {kind} {path} is truncated or not a readable image ({error}). '
+                'Copy it again'
             ) from error
     if sizes['image'] != sizes['label map']:
         raise ValueError(
             f'{info["img_path"]} has {_size(sizes["image"])} pixels, but its label map '
             f'{info["seg_map_path"]} has {_size(sizes["label map"])}. Label maps must '
             'have the size of their image'
+        )
+
+
+def _is_complete(path: Path, form: str) -> bool:
+    """Whether the file ends with the mark of its format, which it must have."""
+    if form not in _ENDS:
+        return False
+    with open(path, 'rb') as file:
+        file.seek(-min(path.stat().st_size, 64), 2)
+        return file.read().rstrip(b'\0').endswith(_ENDS[form])
+
+
+def _check_label_map(image: Image.Image, path: Path) -> None:
+    channels = len(image.getbands())
+    if channels > 1:
+        raise ValueError(
+            f'the label map {path} has {channels} channels ({image.mode}), but must '
+            'have one, which holds the class of each pixel. Convert colours to classes'
+        )
+    if 1 in image.size:
+        raise ValueError(
+            f'the label map {path} has {_size(image.size)} pixels, but mmseg takes '
+            'label maps of 2 x 2 pixels and more. Leave it out'
+        )
+    if image.mode in ('1', 'L', 'P'):
+        return
+    lowest, highest = image.getextrema()
+    if image.mode == 'F' or lowest < 0 or highest > 255:
+        raise ValueError(
+            f'the label map {path} holds values of {lowest} to {highest} '
+            f'({image.mode}), but mmseg reads them as integers of 0 to 255 and takes '
+            'others modulo 256. Convert it'
         )
 
 

@@ -8,7 +8,6 @@ head, as TSM and RNL do, or of probabilities for ``'prob'``.
 
 import argparse
 import io
-import os
 import pickle
 import sys
 from collections import OrderedDict
@@ -22,6 +21,7 @@ from torch.storage import TypedStorage
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from nl_plugins.compat.plain_arrays import STAND_INS, PlainUnpickler, StandIn  # noqa: E402
+from nl_plugins.compat.whole_checkpoints import open_whole  # noqa: E402
 
 # What other contents than a list of samples raise while they are read.
 _MALFORMED = (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -117,9 +117,8 @@ def write_dump(path: Path, scores: np.ndarray, labels: np.ndarray) -> None:
         )
         for score, label in zip(scores, labels)
     ]
-    temporary = path.with_name(path.name + '.tmp')
-    temporary.write_bytes(pickle.dumps(samples))
-    os.replace(temporary, path)
+    with open_whole(path) as file:
+        file.write(pickle.dumps(samples))
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

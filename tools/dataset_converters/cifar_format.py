@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from files import naming
 
 FOLDER = 'cifar-10-batches-py'
 TRAIN_BATCHES = tuple(f'data_batch_{i}' for i in range(1, 6))
@@ -69,9 +70,12 @@ def dump_python2(obj: Any, path: str | Path) -> None:
     """
     path = Path(path)
     temporary = path.with_name(path.name + '.tmp')
-    with open(temporary, 'wb') as file:
-        _Python2Pickler(file, protocol=2).dump(obj)
-    os.replace(temporary, path)
+    try:
+        with naming(path), open(temporary, 'wb') as file:
+            _Python2Pickler(file, protocol=2).dump(obj)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def batch_dict(

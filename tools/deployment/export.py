@@ -236,6 +236,10 @@ def export(
                 f'largest output, {TOLERANCE:.0e} is accepted; no file is written'
             )
         os.replace(temporary, path)
+    except OSError as error:  # of a full disk, say, which may not name the file
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     shapes = tuple(unseen.shape), tuple(expected.shape)
@@ -253,7 +257,9 @@ def _write(
     model: nn.Module, x: Tensor, fmt: str, path: Path, dynamic_batch: bool
 ) -> list[str]:
     if fmt == 'torch_export':
-        torch.export.save(_capture(model, x, dynamic_batch), path)
+        buffer = io.BytesIO()  # torch ends the process where a disk is full
+        torch.export.save(_capture(model, x, dynamic_batch), buffer)
+        path.write_bytes(buffer.getbuffer())
         return []
     try:
         _onnx(model, x, dynamic_batch).save(path, external_data=False)

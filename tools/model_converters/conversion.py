@@ -7,7 +7,7 @@ line in the report.
 """
 
 import argparse
-import os
+import io
 import pickle
 import re
 import sys
@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))  # the package beside these tools, installed or no
 
 from nl_plugins.compat.plain_arrays import torch_globals  # noqa: E402
 from nl_plugins.compat.repair import release  # noqa: E402
+from nl_plugins.compat.whole_checkpoints import open_whole  # noqa: E402
 
 # Since then a name may be answered by a stand-in.
 _TAKES_STAND_INS = release(torch.__version__) >= (2, 6)
@@ -340,16 +341,12 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     model.load_state_dict({**expected, **state_dict})
 
 
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Let ``write`` fill a temporary file, then give it its name."""
+def write_whole(path: str | Path, content: bytes | str) -> None:
+    """Write a file that appears under its name once it is complete."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'{path.name}.{os.getpid()}.tmp')
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with open_whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
 
 def save_checkpoint(
@@ -357,13 +354,15 @@ def save_checkpoint(
 ) -> None:
     """Write ``{'meta': ..., 'state_dict': ...}``, completely or not at all."""
     content = dict(meta=meta or {}, state_dict=dict(state_dict))
-    write_atomically(path, lambda temporary: torch.save(content, temporary))
+    # torch.save itself says of a full disk that a position is unexpected.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_whole(path, buffer.getbuffer())
 
 
 def save_report(path: str | Path, conversion: Conversion) -> None:
     """Write the report beside the checkpoint."""
-    text = f'{conversion.summary()}\n{conversion.report()}\n'
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_whole(path, f'{conversion.summary()}\n{conversion.report()}\n')
 
 
 class _Parser(argparse.ArgumentParser):
@@ -417,7 +416,7 @@ def write_config(path: Path, model: dict) -> None:
 
     imports = dict(imports=['nl_plugins'], allow_failed_imports=False)
     text = Config(dict(custom_imports=imports, model=model)).pretty_text
-    write_atomically(path, lambda temporary: temporary.write_text(text))
+    write_whole(path, text)
     print(f'{path} holds the model')
 
 

@@ -10,7 +10,6 @@ The pictures are those of the test set of the first config.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,6 +124,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mmengine.registry import init_default_scope
     from mmseg.registry import DATASETS, TRANSFORMS
 
+    from nl_plugins.compat.whole_checkpoints import open_whole
+    from nl_plugins.segmentation.hooks import check_pair
+
     config = Config.fromfile(args.models[0].config)
     init_default_scope('mmseg')
     dataset = DATASETS.build(config.test_dataloader.dataset)
@@ -144,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, paths = [], []
     for index in args.indices:
         sample = dataset.get_data_info(index)
+        check_pair(sample)
         for transform in load:
             sample = transform(sample)
         paths.append(sample['img_path'])
@@ -159,15 +162,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     grid = layout(
         rows, ['input', 'truth', *(model.title for model in args.models)], args.width
     )
-    temporary = args.out.with_name(f'.{os.getpid()}.{args.out.name}')
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if not cv2.imwrite(str(temporary), grid[..., ::-1]):
-            print(f'error: cannot write {args.out}', file=sys.stderr)
-            return 1
-        os.replace(temporary, args.out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with open_whole(args.out) as file:
+        file.write(cv2.imencode(args.out.suffix, grid[..., ::-1])[1])
     print(f'{args.out}: {grid.shape[1]} x {grid.shape[0]}')
     return 0
 

@@ -27,6 +27,7 @@ from nl_plugins.analysis import record_attention
 from nl_plugins.analysis.hook import frames_of, spectrum_picture
 from nl_plugins.analysis.picture import draw_attention, film_strip, network_frames
 from nl_plugins.codebases import CODEBASES
+from nl_plugins.compat.whole_checkpoints import open_whole
 
 
 def parse_args(argv=None):
@@ -135,10 +136,8 @@ def to_fractions(text: str, num_frames: int, height: int, width: int) -> list[fl
 
 def write(path: Path, picture) -> None:
     """Write a picture completely or not at all."""
-    temporary = path.with_name(f'.{path.name}')
-    if not cv2.imwrite(str(temporary), picture[..., ::-1]):
-        raise OSError(f'{path} could not be written')
-    temporary.replace(path)
+    with open_whole(path) as file:
+        file.write(cv2.imencode(path.suffix, picture[..., ::-1])[1])
     print(path)
 
 
@@ -153,6 +152,12 @@ def write_video(path: Path, pictures, fps: float) -> None:
     for picture in pictures:
         writer.write(picture[:height, :width, ::-1].copy())
     writer.release()
+    capture = cv2.VideoCapture(str(temporary))
+    count = sum(capture.grab() for _ in pictures)
+    capture.release()
+    if count < len(pictures):  # of a full disk OpenCV says nothing
+        temporary.unlink()
+        raise OSError(f'{path} could not be written: is the disk full?')
     temporary.replace(path)
     print(path)
 

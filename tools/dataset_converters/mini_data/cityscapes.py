@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from files import write_picture
 
 from mini_data.drawing import draw_shape, fill_polygon
 
@@ -285,6 +286,5 @@ def write(
                 target = folder / kind / split / city
                 target.mkdir(parents=True, exist_ok=True)
                 path = target / f'{stem}_{suffix}.png'
-                if not cv2.imwrite(str(path), picture):
-                    raise OSError(f'could not write {path}')
+                write_picture(path, picture)
             advance()

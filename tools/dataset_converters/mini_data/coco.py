@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from files import write_picture, write_text
 
 from mini_data.drawing import background, contrasting_colour, fill_polygon
 
@@ -259,8 +260,7 @@ def write(
             picture += 1
             name = f'{picture:012d}.jpg'
             path = target / name
-            if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, 92]):
-                raise OSError(f'could not write {path}')
+            write_picture(path, image, [cv2.IMWRITE_JPEG_QUALITY, 92])
             images.append(
                 dict(
                     license=1,
@@ -305,4 +305,4 @@ def write(
             categories=categories(),
         )
         path = folder / 'annotations' / f'instances_{split}2017.json'
-        path.write_text(json.dumps(content))
+        write_text(path, json.dumps(content))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from files import write_picture, write_text, write_video
 
 from mini_data.drawing import SHAPES, background, contrasting_colour, draw_shape
 
@@ -161,20 +162,6 @@ def _labels(rng: np.random.Generator, count: int, num_classes: int) -> np.ndarra
     return labels
 
 
-def _write_mp4(path: Path, frames: list[np.ndarray]) -> None:
-    writer = cv2.VideoWriter(
-        str(path), cv2.VideoWriter_fourcc(*'mp4v'), FPS, (WIDTH, HEIGHT)
-    )
-    if not writer.isOpened():
-        raise OSError(
-            f'OpenCV cannot write {path}: this build has no MPEG-4 encoder; '
-            'install opencv-python-headless from PyPI'
-        )
-    for frame in frames:
-        writer.write(frame)
-    writer.release()
-
-
 def write_kinetics400(
     folder: Path, seed: int, num_train: int, num_val: int, advance: Callable[[], None]
 ) -> None:
@@ -189,11 +176,11 @@ def write_kinetics400(
         for i, label in enumerate(labels):
             frames = kinetics_clip(np.random.default_rng(key + [i]), int(label))
             name = f'mini{split}{i:05d}_000000_000010.mp4'
-            _write_mp4(videos / name, frames)
+            write_video(videos / name, frames, FPS)
             lines.append(f'{name} {label}\n')
             advance()
-        (folder / f'kinetics400_{split}_list_videos.txt').write_text(''.join(lines))
-    (folder / 'label_map.txt').write_text('\n'.join(KINETICS_CLASSES) + '\n')
+        write_text(folder / f'kinetics400_{split}_list_videos.txt', ''.join(lines))
+    write_text(folder / 'label_map.txt', '\n'.join(KINETICS_CLASSES) + '\n')
 
 
 def write_sthv1(
@@ -213,9 +200,8 @@ def write_sthv1(
             target.mkdir(parents=True, exist_ok=True)
             for t, frame in enumerate(frames, 1):
                 path = target / f'{t:05d}.jpg'
-                if not cv2.imwrite(str(path), frame, [cv2.IMWRITE_JPEG_QUALITY, 90]):
-                    raise OSError(f'could not write {path}')
+                write_picture(path, frame, [cv2.IMWRITE_JPEG_QUALITY, 90])
             lines.append(f'{video} {len(frames)} {label}\n')
             advance()
-        (folder / f'sthv1_{split}_list_rawframes.txt').write_text(''.join(lines))
-    (folder / 'label_map.txt').write_text('\n'.join(STHV1_CLASSES) + '\n')
+        write_text(folder / f'sthv1_{split}_list_rawframes.txt', ''.join(lines))
+    write_text(folder / 'label_map.txt', '\n'.join(STHV1_CLASSES) + '\n')
