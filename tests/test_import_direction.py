@@ -15,6 +15,7 @@ PACKAGE = ROOT / 'nl_plugins'
 ALLOWED = {
     'version': set(),
     'compat': set(),
+    'command': set(),
     'options': set(),
     'codebases': {'compat'},
     'registry': {'codebases', 'compat'},

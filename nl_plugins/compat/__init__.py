@@ -12,6 +12,7 @@ import os
 from . import (
     adaptive_pooling_export,
     bf16_scores,
+    checked_weights,
     checkpoint_globals,
     cpu_amp,
     cpu_distributed,
@@ -55,6 +56,7 @@ REPAIRS: tuple[Repair, ...] = tuple(
         multimodal,
         checkpoint_globals,
         stored_config,
+        checked_weights,
         whole_checkpoints,
         metrics_report,
         text_lists,

@@ -69,10 +69,28 @@ def test_foreign_data_is_never_replaced(tool, tmp_path, capsys):
 
 
 def test_a_failure_leaves_nothing_half_written(tool, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cv2, 'imwrite', lambda *args: False)
+    monkeypatch.setattr(cv2, 'imencode', lambda *args: (False, None))
     argv = ['--out', str(tmp_path), '--only', 'cityscapes']
     assert tool('make_mini_data').main(argv) == 1
-    assert 'could not write' in capsys.readouterr().err
+    assert 'OpenCV cannot encode' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('opens', [True, False])
+def test_a_missing_encoder_is_told_from_a_full_disk(
+    tool, tmp_path, capsys, monkeypatch, opens
+):
+    class Writer:
+        def __init__(self, *args) -> None: ...
+
+        isOpened = staticmethod(lambda: opens)
+        write = release = staticmethod(lambda *args: None)
+
+    monkeypatch.setattr(cv2, 'VideoWriter', Writer)
+    argv = ['--out', str(tmp_path), '--only', 'kinetics400']
+    assert tool('make_mini_data').main(argv) == 1
+    said = capsys.readouterr().err
+    assert ('no encoder for mp4v' in said) != opens and 'minitrain00000' in said
     assert list(tmp_path.iterdir()) == []
 
 

@@ -49,6 +49,7 @@ import nl_plugins  # noqa: F401  (repairs upstream before mm packages are import
 from nl_plugins import graph
 from nl_plugins.blocks import BLOCKS, NonLocalBlock
 from nl_plugins.codebases import CODEBASES, require
+from nl_plugins.command import add_debug
 from nl_plugins.compat.repair import release
 
 #: Format -> (suffix of its files, the first torch that can).
@@ -419,6 +420,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--format', choices=FORMATS, default='onnx')
     parser.add_argument('--out', type=Path, help='default: in work_dirs/export')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    add_debug(parser)
     args = parser.parse_args(argv)
     if (args.config is None) == (args.block is None):
         parser.error('give a CONFIG or a --block')
@@ -441,6 +443,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             model, shape = model_of(config, args.checkpoint, args.shape)
         result = export(model, shape, args.format, out, args.dynamic_batch)
     except (ImportError, OSError, TypeError, ValueError) as error:
+        if args.debug:
+            raise
         sys.exit(f'export.py: {error}')
     print(
         f'{result.path}: {result.shapes[0]} -> {result.shapes[1]}, '

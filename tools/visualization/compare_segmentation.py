@@ -20,6 +20,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from nl_plugins.command import add_debug, run  # noqa: E402
+
 TITLE_HEIGHT = 22
 GAP = 4
 
@@ -117,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         '--width', type=int, default=240, help='of one picture (%(default)s)'
     )
     parser.add_argument('--device', default='cpu', help='(%(default)s)')
+    add_debug(parser)
     args = parser.parse_args(argv)
 
     import nl_plugins  # noqa: F401, I001 - repairs come before mmseg
@@ -170,4 +173,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(main))

@@ -27,6 +27,7 @@ from nl_plugins.analysis import record_attention
 from nl_plugins.analysis.hook import frames_of, spectrum_picture
 from nl_plugins.analysis.picture import draw_attention, film_strip, network_frames
 from nl_plugins.codebases import CODEBASES
+from nl_plugins.command import add_debug, run
 from nl_plugins.compat.whole_checkpoints import open_whole
 
 
@@ -63,6 +64,7 @@ def parse_args(argv=None):
         help='draw the eigenvalues of each graph and the gain of the filter, too',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    add_debug(parser)
     return parser.parse_args(argv)
 
 
@@ -172,14 +174,14 @@ def main(argv=None) -> None:
     cfg = Config.fromfile(args.config)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
-    model, run = load(cfg, args.checkpoint, args.device)
+    model, infer = load(cfg, args.checkpoint, args.device)
     inputs = []
     handle = model.backbone.register_forward_pre_hook(
         lambda module, args: inputs.append(args[0])
     )
     try:
         with record_attention(model, args.layer) as records:
-            run(model, args.input)
+            infer(model, args.input)
     finally:
         handle.remove()
     if not records:
@@ -211,4 +213,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)
