@@ -1,9 +1,5 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""Files that are whole: written at once or not at all, read only if all is there.
-
-Decoders do not say: a truncated video is a shorter one to them, a truncated picture
-has a grey end.
-"""
+"""Files that are whole: written at once or not at all, read only if all is there."""
 
 from __future__ import annotations
 
@@ -123,82 +119,3 @@ def _has_end(file: BinaryIO, kind: str | None) -> bool:
     found = _ENDS[kind] in file.read()
     file.seek(place)
     return found
-
-
-def video_problem(file: BinaryIO) -> str | None:
-    """Why a video file is not all there, as the end of a sentence; None if it seems so.
-
-    AVI, Matroska (WebM) and MP4 (MOV) containers state the sizes of their parts; a part
-    that goes on behind the end of the file was cut off. Of other containers, and of
-    a stream that was recorded without sizes, nothing is known.
-
-    Args:
-        file (BinaryIO): Opened for reading; a few bytes of it are read.
-    """
-    size = file.seek(0, 2)
-    if not size:
-        return 'it is empty'
-    head = _at(file, 0, 12)
-    if head[:4] == b'RIFF' and head[8:] == b'AVI ':
-        parts = _riff(file, size)
-    elif head[:4] == b'\x1aE\xdf\xa3':
-        parts = _matroska(file, size)
-    elif head[4:8] in (b'ftyp', b'moov', b'mdat', b'wide', b'free', b'skip'):
-        parts = _boxes(file, size)
-    else:
-        return None
-    end = max(parts)
-    if end > size:
-        return f'it is truncated: {size:,} of {end:,} bytes are there'
-    return None
-
-
-def _at(file: BinaryIO, position: int, count: int) -> bytes:
-    file.seek(position)
-    return file.read(count)
-
-
-def _riff(file: BinaryIO, size: int):
-    """Ends of the RIFF chunks; large files have several."""
-    position = 0
-    while position + 8 <= size and _at(file, position, 4) == b'RIFF':
-        position += 8 + int.from_bytes(_at(file, position + 4, 4), 'little')
-        yield position
-        position += position % 2
-
-
-def _boxes(file: BinaryIO, size: int):
-    """Ends of the outermost boxes."""
-    position = 0
-    yield position
-    while position + 8 <= size:
-        head = _at(file, position, 16)
-        length = int.from_bytes(head[:4], 'big')
-        if length == 1:  # it follows in 8 bytes
-            length = int.from_bytes(head[8:], 'big')
-        if length < 8:  # 0: to the end of the file
-            return
-        position += length
-        yield position
-
-
-def _matroska(file: BinaryIO, size: int):
-    """Ends of the outermost elements: the header and the segment."""
-    position = 0
-    yield position
-    while position + 5 <= size:
-        width = _leading(_at(file, position, 1)[0])
-        head = _at(file, position + width, 8)
-        digits = _leading(head[0]) if head else 9
-        if digits > 8:
-            return
-        value = int.from_bytes(head[:digits], 'big') & (1 << 7 * digits) - 1
-        if value == (1 << 7 * digits) - 1:  # unknown, of a live stream
-            return
-        position += width + digits + value
-        yield position
-
-
-def _leading(byte: int) -> int:
-    """Length of a number by the place of its first bit; 9 for none."""
-    return 9 - byte.bit_length()

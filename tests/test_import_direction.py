@@ -16,6 +16,7 @@ ALLOWED = {
     'version': set(),
     'files': set(),
     'compat': {'files'},
+    'command': set(),
     'options': set(),
     'codebases': {'compat'},
     'registry': {'_public_names', 'codebases', 'compat'},
@@ -29,7 +30,15 @@ ALLOWED = {
     'engine': {'options', 'compat', 'files'},
     'classification': {'options', 'graph', 'blocks', 'attach', 'compat', 'registry'},
     'segmentation': {'options', 'graph', 'blocks', 'attach', 'registry', 'files'},
-    'recognition': {'options', 'graph', 'blocks', 'attach', 'registry', 'files'},
+    'recognition': {
+        'options',
+        'graph',
+        'blocks',
+        'attach',
+        'compat',
+        'registry',
+        'files',
+    },
     'detection': {'options', 'graph', 'blocks', 'attach', 'registry'},
 }
 CODEBASES = {

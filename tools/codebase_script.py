@@ -3,6 +3,7 @@
 
 import os
 import sys
+import traceback
 from pathlib import Path
 
 _CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
@@ -10,7 +11,7 @@ _CONFIG_SUFFIXES = ('.py', '.json', '.yaml', '.yml')
 _USAGE = """usage: {name} CONFIG {rest}[flags]
 
 Runs {name} of the codebase that CONFIG names in default_scope, with its flags.
-`{name} CONFIG --help` lists them."""
+`{name} CONFIG --help` lists them. --debug ends every error with its traceback."""
 
 
 def _import_nl_plugins() -> None:
@@ -47,12 +48,24 @@ def _scope(config: Path) -> str:
     return scope
 
 
+def _is_ours(error: Exception) -> bool:
+    """Whether nl_plugins raised it, whose sentences need no traceback."""
+    import nl_plugins
+
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return Path(frame.f_code.co_filename).is_relative_to(
+        Path(nl_plugins.__file__).parent
+    )
+
+
 def main(name: str) -> None:
     """Hand the command line over to the codebase's script.
 
     Args:
         name (str): ``'train.py'`` or ``'test.py'``.
     """
+    debug = '--debug' in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != '--debug']
     arguments = sys.argv[1:]
     configs = [
         index
@@ -82,4 +95,9 @@ def main(name: str) -> None:
         script = find_script(_scope(config), name)
     except (ImportError, ValueError) as error:
         sys.exit(f'{name}: {error}')
-    start(script)
+    try:
+        start(script)
+    except (OSError, ValueError) as error:
+        if debug or not _is_ours(error):
+            raise
+        sys.exit(f'{name}: {" ".join(str(error).split())}')

@@ -3,10 +3,11 @@
 
 import re
 
-from mmengine.fileio import get_text, join_path
+from mmengine.fileio import join_path
 from mmpretrain.datasets import CustomDataset
 from mmpretrain.registry import DATASETS
 
+from ..compat.text_lists import leaves, read_list
 from ..options import Count, checked
 from .cifar import check_labels
 
@@ -58,23 +59,7 @@ class ListFileDataset(CustomDataset):
         Raises:
             ValueError: A missing list, a line in neither format, a label without class.
         """
-        try:
-            text = get_text(self.ann_file, encoding='utf-8-sig')
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f'the list {self.ann_file} is not UTF-8 ({error}): convert it, for '
-                'example with iconv -t UTF-8'
-            ) from error
-        except OSError as error:
-            raise ValueError(
-                f'ListFileDataset cannot read the list {self.ann_file}: check '
-                'data_root and ann_file'
-            ) from error
-        if '\0' in text:
-            raise ValueError(
-                f'the list {self.ann_file} holds NUL bytes: it is no text, or UTF-16 '
-                'without its mark; convert it to UTF-8'
-            )
+        text = read_list(self.ann_file)
         data_list = []
         for number, line in enumerate(text.split('\n'), 1):
             if not line.strip():
@@ -88,7 +73,7 @@ class ListFileDataset(CustomDataset):
             label = int(match['label'])
             check_labels([label], self.CLASSES, f'{self.ann_file}, line {number},')
             path = match['path']
-            if not self.allow_outside and _leaves(path):
+            if not self.allow_outside and leaves(path):
                 raise ValueError(
                     f'{self.ann_file}, line {number}: {path!r} leaves the folder of '
                     'the images; allow_outside=True takes such paths'
@@ -98,8 +83,3 @@ class ListFileDataset(CustomDataset):
         if not data_list:
             raise ValueError(f'the list {self.ann_file} names no image')
         return data_list
-
-
-def _leaves(path: str) -> bool:
-    parts = re.split(r'[/\\\\]', path)
-    return path.startswith(('/', '\\')) or '..' in parts or ':' in parts[0]

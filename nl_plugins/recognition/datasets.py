@@ -3,19 +3,29 @@
 
 import io
 import logging
+import multiprocessing
+import os
 import os.path as osp
+import re
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
+import numpy as np
 from mmaction.datasets import RawframeDataset, VideoDataset
 from mmaction.registry import DATASETS, TRANSFORMS
 from mmcv.transforms import BaseTransform
 from mmengine.fileio import exists, get
 from mmengine.logging import print_log
+from PIL import Image
 
-from ..files import UnreadableError, open_picture, video_problem
-from ..options import Count, Natural, checked, documented
+from ..compat.local_videos import bytes_missing
+from ..compat.text_lists import leaves, read_list
+from ..options import Count, Natural, checked
 
 Check = Literal['list', 'files', 'decode']
+_INTEGER = re.compile(r'[+-]?\d+')
 
 
 @checked
@@ -33,13 +43,17 @@ class CheckedDataset:
             Defaults to ``'raise'``.
         check (str): What is looked at when the list is read: ``'list'`` the list alone,
             ``'files'`` that the video or its first and last frame exist, ``'decode'``
-            that these decode. Defaults to ``'list'``.
+            that these decode, with the pipeline's own reader and in a child process,
+            which a decoder may end. Defaults to ``'list'``.
         min_frames (int): Shorter videos are bad. Defaults to 1.
         max_skipped (int): More bad videos than this are an error. Defaults to 100.
+        allow_outside (bool): Take entries of the list that are absolute paths, URLs or
+            hold ``..``. Defaults to False.
         *args, **kwargs: As upstream.
 
     Raises:
-        ValueError: If an option is outside its choices.
+        ValueError: If an option is outside its choices, or the list is not UTF-8 text
+            or leads out of the folder of the videos.
         RuntimeError: If a video is bad and must not be skipped, or none is left.
     """
 
@@ -50,20 +64,23 @@ class CheckedDataset:
         check: Check = 'list',
         min_frames: Count = 1,
         max_skipped: Natural = 100,
+        allow_outside: bool = False,
         **kwargs,
     ) -> None:
         self.on_error = on_error
         self.check = check
         self.min_frames = min_frames
         self.max_skipped = max_skipped
+        self.allow_outside = allow_outside
         self.skipped = {}
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict]:
         """The upstream list without the entries whose check failed."""
+        self._check_list()
         kept, failed = [], {}
-        for info in super().load_data_list():
-            reason = self._problem(info)
+        infos = super().load_data_list()
+        for info, reason in zip(infos, self._problems(infos)):
             if reason is None:
                 kept.append(info)
             else:
@@ -81,6 +98,40 @@ class CheckedDataset:
             )
         return kept
 
+    def _check_list(self) -> None:
+        lines = read_list(self.ann_file).removesuffix('\n').split('\n')
+        fewest, form = self._columns()
+        for number, line in enumerate(lines, 1):
+            columns = line.strip().split(getattr(self, 'delimiter', None))
+            path, numbers = (columns or [''])[0], columns[1:]
+            most = len(numbers) if self.multi_class else fewest + 1
+            if (
+                not path
+                or not fewest <= len(numbers) <= most
+                or not all(_INTEGER.fullmatch(text.strip()) for text in numbers)
+            ):
+                raise ValueError(
+                    f'{self.ann_file}, line {number}: expected {form!r}, but got '
+                    f'{line!r}'
+                )
+            if not self.allow_outside and leaves(path):
+                raise ValueError(
+                    f'{self.ann_file}, line {number}: {path!r} leaves the folder of '
+                    'the videos; allow_outside=True takes such paths'
+                )
+
+    def _problems(self, infos: Sequence[dict]) -> Iterator[str | None]:
+        look = in_a_child if self.check == 'decode' else map
+        shown = time.monotonic()
+        for number, reason in enumerate(look(self._problem, infos), 1):
+            yield reason
+            if time.monotonic() - shown > 30:
+                shown = time.monotonic()
+                print_log(
+                    f'{self.ann_file}: checked {number} of {len(infos)} videos',
+                    logger='current',
+                )
+
     def prepare_data(self, idx: int):
         """Run the pipeline; an error names the video, and is skipped if asked to.
 
@@ -93,7 +144,7 @@ class CheckedDataset:
         if path in self.skipped:
             return None
         try:
-            self._require_whole(info)
+            self._refuse_truncated(path)
             return super().prepare_data(idx)
         except Exception as error:  # decoders raise whatever they like
             reason = self._problem(info, every_frame=True)
@@ -124,8 +175,13 @@ class CheckedDataset:
                 f'cannot be used, the last is {path} ({reason})'
             ) from cause
 
-    def _require_whole(self, info: dict) -> None:
-        """Raise for what the pipeline would take without a word."""
+    def _refuse_truncated(self, path: str) -> None:
+        if osp.isfile(path) and bytes_missing(path):
+            raise ValueError('truncated')
+
+    def _columns(self) -> tuple[int, str]:
+        """How many numbers must follow the path, and the line in words."""
+        raise NotImplementedError
 
     def _path(self, info: dict) -> str:
         raise NotImplementedError
@@ -135,9 +191,13 @@ class CheckedDataset:
 
 
 @DATASETS.register_module()
-@documented
 class CheckedRawframeDataset(CheckedDataset, RawframeDataset):
     """``RawframeDataset`` with the options of :class:`CheckedDataset`."""
+
+    def _columns(self) -> tuple[int, str]:
+        if self.with_offset:
+            return 2, 'folder offset frames label'
+        return 1, 'folder frames label'
 
     def _path(self, info: dict) -> str:
         return info['frame_dir']
@@ -155,11 +215,9 @@ class CheckedRawframeDataset(CheckedDataset, RawframeDataset):
                 path = osp.join(info['frame_dir'], name)
                 if not exists(path):
                     return f'no file {path}'
-                if every_frame or self.check == 'decode':
-                    try:
-                        open_picture(io.BytesIO(get(path)))
-                    except UnreadableError as error:
-                        return f'{path} is not a readable picture: {error}'
+                decode = every_frame or self.check == 'decode'
+                if decode and not _is_picture(path):
+                    return f'{path} is not a readable picture'
         return None
 
     def _names(self, index: int) -> list[str]:
@@ -186,45 +244,99 @@ class CheckedVideoDataset(CheckedDataset, VideoDataset):
             )
         super().__init__(*args, check=check, min_frames=min_frames, **kwargs)
 
-    def _require_whole(self, info: dict) -> None:
-        problem = _cut_off(info['filename'])
-        if problem is not None:
-            raise ValueError(problem)
+    def _columns(self) -> tuple[int, str]:
+        return 0, 'file label'
 
     def _path(self, info: dict) -> str:
         return info['filename']
 
     def _problem(self, info: dict, every_frame: bool = False) -> str | None:
         path = info['filename']
-        if every_frame or self.check != 'list':
-            if not exists(path):
-                return 'no such file'
-            problem = _cut_off(path)
-            if problem is not None:
-                return problem
+        if self.check == 'list' and not every_frame:
+            return None
+        if not exists(path):
+            return 'no such file'
+        if osp.isfile(path):
+            missing = bytes_missing(path)
+            if missing:
+                return f'its last {missing} bytes are missing'
         if self.check == 'decode':
             try:
-                frames = _count_frames(path)
+                frames = self._decode_ends(info)
             except Exception as error:  # decoders raise whatever they like
                 return f'{type(error).__name__}: {error}'
             if frames < self.min_frames:
                 return f'{frames} frames, min_frames={self.min_frames}'
         return None
 
+    def _decode_ends(self, info: dict) -> int:
+        """Decode the first and the last frame; returns how many there are."""
+        results = dict(info, start_index=self.start_index, modality=self.modality)
+        init, decode = self._reader()
+        results = init.transform(results)
+        frames = results['total_frames']
+        if not frames:
+            raise ValueError('no frame can be decoded')
+        results['frame_inds'] = np.array([0, frames - 1])
+        decode.transform(results)
+        return frames
 
-def _cut_off(path: str) -> str | None:
-    if not osp.isfile(path):
-        return None  # of another backend
-    with open(path, 'rb') as file:
-        return video_problem(file)
+    def _reader(self) -> tuple[BaseTransform, BaseTransform]:
+        """The steps of the pipeline that open and decode a video."""
+        found = []
+        for end in ('Init', 'Decode'):
+            steps = getattr(self.pipeline, 'transforms', ())
+            ours = (step for step in steps if type(step).__name__.endswith(end))
+            found.append(
+                next(ours, None) or TRANSFORMS.build(dict(type=f'Decord{end}'))
+            )
+        return tuple(found)
 
 
-def _count_frames(path: str) -> int:
-    import decord
+def in_a_child(look: Callable, items: Sequence) -> Iterator[str | None]:
+    """``map(look, items)`` in a child process, which ``look`` may end.
 
-    video = decord.VideoReader(path, num_threads=1)
-    video[0], video[len(video) - 1]
-    return len(video)
+    Yields:
+        str | None: What ``look`` returned, or which signal ended the process.
+    """
+    context = multiprocessing.get_context('fork')
+    done = 0
+    while done < len(items):
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=_look_at, args=(look, items[done:], sender))
+        child.start()
+        sender.close()
+        try:
+            while done < len(items):
+                yield receiver.recv()
+                done += 1
+        except EOFError:
+            child.join()
+            number = -(child.exitcode or 0)
+            ended = signal.Signals(number).name if number > 0 else child.exitcode
+            yield f'its decoder ends the process ({ended})'
+            done += 1
+        finally:
+            receiver.close()
+            child.terminate()
+            child.join()
+
+
+def _look_at(look: Callable, items: Sequence, sender) -> None:
+    for item in items:
+        sender.send(look(item))
+    sender.close()
+    os._exit(0)  # no exit handlers of the parent
+
+
+def _is_picture(path: str) -> bool:
+    try:
+        # cv2 fills what is missing of a truncated picture with grey.
+        with Image.open(io.BytesIO(get(path))) as picture:
+            picture.load()
+    except Exception:  # decoders raise whatever they like
+        return False
+    return True
 
 
 @TRANSFORMS.register_module()

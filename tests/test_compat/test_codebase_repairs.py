@@ -321,3 +321,31 @@ def test_a_base_config_is_found_by_the_module_alone(monkeypatch):
 
     monkeypatch.setitem(utils.MODULE2PACKAGE, 'mmseg', 'mmseg')
     assert get_config('mmseg::_base_/models/fcn_r50-d8.py').model
+
+
+@pytest.mark.parametrize(
+    'content, message',
+    [
+        ('a 0\n'.encode('utf-16'), 'is not UTF-8'),
+        (b'a\0 0\n', 'NUL'),
+        ('\u00fc 0\n'.encode('latin-1'), 'is not UTF-8'),
+    ],
+)
+def test_lists_in_other_encodings_are_named(tmp_path, content, message):
+    from mmengine.fileio import list_from_file
+
+    path = tmp_path / 'list.txt'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f'the list {path} .*{message}'):
+        list_from_file(str(path))
+    if 'UTF-8' in message and content.endswith(b'\xfc 0\n'):
+        assert list_from_file(str(path), encoding='latin-1') == ['\u00fc 0']
+
+
+def test_lists_lose_their_byte_order_mark_alone(tmp_path):
+    from mmengine.fileio import dict_from_file, list_from_file
+
+    path = tmp_path / 'list.txt'
+    path.write_bytes('\ufeff\u00e4 1\r\n\u6f22 2\n'.encode())
+    assert list_from_file(str(path)) == ['\u00e4 1', '\u6f22 2']
+    assert dict_from_file(str(path)) == {'\u00e4': '1', '\u6f22': '2'}

@@ -3,7 +3,9 @@
 
 import importlib.util
 import json
+import os
 import shutil
+import signal
 from pathlib import Path
 
 import cv2
@@ -240,28 +242,6 @@ def test_truncated_videos_are_named(whole_videos, tmp_path, name, share):
         assert f'/{name} cannot be read as a video' in str(error)
 
 
-@pytest.mark.parametrize('name', FORMATS)
-def test_videos_of_another_backend_are_checked_before_they_are_decoded(
-    whole_videos, name
-):
-    class Store:
-        def get(self, path):
-            whole = (whole_videos / name).read_bytes()
-            return whole if 'good' in path else whole[: len(whole) // 2]
-
-    init = TRANSFORMS.build(dict(type='DecordInit', io_backend='petrel'))
-    init.file_client = Store()
-    assert init(dict(filename='s3://good.avi'))['total_frames'] == 12
-    with pytest.raises(RuntimeError, match='s3://bad.avi cannot be read .*truncated'):
-        init(dict(filename='s3://bad.avi'))
-
-
-def test_decord_names_what_is_missing(tmp_path):
-    init = TRANSFORMS.build(dict(type='DecordInit'))
-    with pytest.raises(FileNotFoundError, match='gone.mp4 does not exist'):
-        init(dict(filename=str(tmp_path / 'gone')))
-
-
 def test_length_of_videos_is_known_after_decoding(videos):
     with pytest.raises(ValueError, match="min_frames=3 needs check='decode'"):
         video_set(videos, min_frames=3)
@@ -269,6 +249,166 @@ def test_length_of_videos_is_known_after_decoding(videos):
     assert len(video_set(videos, min_frames=12, **options)) == 1
     with pytest.raises(RuntimeError, match='no video is left'):
         video_set(videos, min_frames=13, **options)
+
+
+CONTAINERS = [('avi', 'MJPG'), ('avi', 'XVID'), ('mp4', 'mp4v'), ('webm', 'VP80')]
+
+
+@pytest.fixture(params=CONTAINERS, ids=lambda pair: '-'.join(pair))
+def truncated(videos, request):
+    """A list of one whole video and halves and tenths of it."""
+    suffix, codec = request.param
+    whole = videos / f'whole.{suffix}'
+    codec = cv2.VideoWriter_fourcc(*codec)
+    writer = cv2.VideoWriter(str(whole), codec, 12, (96, 64))
+    noise = np.random.default_rng(0).integers(0, 255, (24, 64, 96, 3), dtype=np.uint8)
+    for frame in noise:
+        writer.write(frame)
+    writer.release()
+    content = whole.read_bytes()
+    names = [whole.name]
+    for percent in (1, 10, 50, 90, 99):
+        path = videos / f'{percent}.{suffix}'
+        path.write_bytes(content[: len(content) * percent // 100])
+        names.append(path.name)
+    (videos / 'list.txt').write_text(''.join(f'{name} 0\n' for name in names))
+    return videos
+
+
+@pytest.mark.parametrize('check', ['list', 'files', 'decode'])
+def test_truncated_videos(truncated, check):
+    if check == 'list':
+        dataset = video_set(truncated)
+        assert dataset[0]['inputs'].shape[0] == 8
+        for index in range(1, 6):
+            name = Path(dataset.get_data_info(index)['filename']).name
+            with pytest.raises(RuntimeError, match=f'{name} .* bytes are missing'):
+                dataset[index]
+        return
+    with pytest.raises(RuntimeError, match='1.* bytes are missing.*on_error='):
+        video_set(truncated, check=check)
+    dataset = video_set(truncated, check=check, on_error='skip')
+    assert len(dataset) == 1 and len(dataset.skipped) == 5
+
+
+def test_decoders_do_not_end_the_process_and_name_the_file(truncated):
+    """With the codebase's own data set and transforms, as in its inferencers."""
+    for path in truncated.iterdir():
+        if path.stem not in ('1', '10', '50', '90', '99'):
+            continue
+        info = dict(filename=str(path), start_index=0, modality='RGB')
+        try:
+            with pytest.warns(UserWarning, match=f'{path} is truncated'):
+                info = TRANSFORMS.build(dict(type='DecordInit')).transform(info)
+            info['frame_inds'] = np.arange(info['total_frames'])
+            info = TRANSFORMS.build(dict(type='DecordDecode')).transform(info)
+        except RuntimeError as error:
+            assert str(path) in str(error)
+
+
+@pytest.mark.parametrize('reader', ['Decord', 'OpenCV', 'PyAV'])
+def test_no_video_at_all(videos, reader):
+    if reader == 'PyAV':
+        pytest.importorskip('av')
+    info = dict(filename=str(videos / 'broken.avi'), start_index=0, modality='RGB')
+    info['frame_inds'] = np.array([0])
+    steps = [TRANSFORMS.build(dict(type=reader + end)) for end in ('Init', 'Decode')]
+    with pytest.raises(Exception, match='broken.avi'):
+        for step in steps:
+            info = step.transform(info)
+
+
+def test_a_decoder_that_ends_the_process(videos, monkeypatch):
+    (videos / 'list.txt').write_text('good.avi 0\nbroken.avi 1\ngood.avi 1\n')
+
+    def transform(self, results):
+        if 'broken' in results['filename']:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return opened(self, results)
+
+    kind = TRANSFORMS.get('DecordInit')
+    opened = kind.transform
+    monkeypatch.setattr(kind, 'transform', transform)
+    dataset = video_set(videos, check='decode', on_error='skip')
+    assert len(dataset) == 2
+    assert [*dataset.skipped.values()] == ['its decoder ends the process (SIGSEGV)']
+
+
+def test_decode_uses_the_reader_of_the_pipeline(videos, monkeypatch):
+    (videos / 'list.txt').write_text('good.avi 0\n')
+    used = []
+    for end in ('Init', 'Decode'):
+        kind = TRANSFORMS.get(f'OpenCV{end}')
+        monkeypatch.setattr(
+            kind,
+            'transform',
+            lambda self, results, call=kind.transform, end=end: (
+                used.append(end) or call(self, results)
+            ),
+        )
+    monkeypatch.setattr('nl_plugins.recognition.datasets.in_a_child', map)
+    DATASETS.build(
+        dict(
+            type='CheckedVideoDataset',
+            ann_file=str(videos / 'list.txt'),
+            data_prefix=dict(video=str(videos)),
+            pipeline=[dict(type='OpenCVInit'), dict(type='OpenCVDecode')],
+            check='decode',
+        )
+    )
+    assert used == ['Init', 'Decode']
+
+
+@pytest.mark.parametrize('cut', [0.3, 0.9])
+def test_truncated_frames(rawframes, cut):
+    frame = rawframes / 'rawframes/v0/img_00001.jpg'
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    content = cv2.imencode('.jpg', noise)[1].tobytes()
+    frame.write_bytes(content[: int(len(content) * cut)])
+    dataset = frames_set(rawframes, check='decode', on_error='skip')
+    assert f'{frame} is not a readable picture' in dataset.skipped.values()
+
+
+HOSTILE_LISTS = [
+    (b'', "line 1: expected 'file label'"),
+    (b'good.avi 0\n\ngood.avi 0\n', "line 2: expected 'file label', but got ''"),
+    ('good.avi 0\n'.encode('utf-16'), 'is not UTF-8'),
+    ('good.avi 0\n'.encode('utf-16-le'), 'NUL'),
+    ('gr\u00fcn.avi 0\n'.encode('latin1'), 'is not UTF-8'),
+    (b'good.avi 0\n\0\0\0', 'NUL'),
+    (b'good.avi zero\n', "line 1: expected 'file label'"),
+    (b'good.avi 1.5\n', "line 1: expected 'file label'"),
+    (b'good.avi 0 1\n', "line 1: expected 'file label'"),
+    (b'../good.avi 0\n', 'leaves the folder .*allow_outside=True'),
+    (b'/etc/good.avi 0\n', 'leaves the folder'),
+    (b's3://bucket/good.avi 0\n', 'leaves the folder'),
+]
+
+
+@pytest.mark.parametrize('content, message', HOSTILE_LISTS)
+def test_hostile_lists(videos, content, message):
+    (videos / 'list.txt').write_bytes(content)
+    with pytest.raises(ValueError, match=message) as error:
+        video_set(videos)
+    assert str(videos / 'list.txt') in str(error.value)
+
+
+def test_lists_that_are_taken(videos):
+    (videos / 'list.txt').write_bytes(b'\xef\xbb\xbfgood.avi 0\r\n')
+    assert video_set(videos)[0]['inputs'].shape[0] == 8
+    (videos / 'list.txt').write_text(f'../{videos.name}/good.avi 0\n')
+    dataset = video_set(videos, allow_outside=True)
+    assert dataset[0]['inputs'].shape[0] == 8
+
+
+@pytest.mark.parametrize('row', ['v0 3', 'v0', 'v0 3 0 1', 'v0 three 0', 'v0 3 0.5'])
+def test_rows_of_frames(rawframes, row):
+    (rawframes / 'list.txt').write_text(row + '\n')
+    if row == 'v0 3':  # a test server's list has no labels
+        frames_set(rawframes)
+        return
+    with pytest.raises(ValueError, match="expected 'folder frames label'"):
+        frames_set(rawframes)
 
 
 @pytest.fixture(scope='module')

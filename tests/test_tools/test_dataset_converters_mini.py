@@ -96,6 +96,32 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_half_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_failure_leaves_nothing_half_written(tool, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cv2, 'imencode', lambda *args: (False, None))
+    argv = ['--out', str(tmp_path), '--only', 'cityscapes']
+    assert tool('make_mini_data').main(argv) == 1
+    assert 'OpenCV cannot encode' in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('opens', [True, False])
+def test_a_missing_encoder_is_told_from_a_full_disk(
+    tool, tmp_path, capsys, monkeypatch, opens
+):
+    class Writer:
+        def __init__(self, *args) -> None: ...
+
+        isOpened = staticmethod(lambda: opens)
+        write = release = staticmethod(lambda *args: None)
+
+    monkeypatch.setattr(cv2, 'VideoWriter', Writer)
+    argv = ['--out', str(tmp_path), '--only', 'kinetics400']
+    assert tool('make_mini_data').main(argv) == 1
+    said = capsys.readouterr().err
+    assert ('no encoder for mp4v' in said) != opens and 'minitrain00000' in said
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     'argv', [['--seed', '-1'], ['--sthv1', '2', '1'], ['--only', 'imagenet']]
 )

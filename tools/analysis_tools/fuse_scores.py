@@ -118,7 +118,7 @@ def write_dump(path: Path, scores: np.ndarray, labels: np.ndarray) -> None:
         for score, label in zip(scores, labels)
     ]
     with open_whole(path) as file:
-        pickle.dump(samples, file)
+        file.write(pickle.dumps(samples))
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -19,6 +19,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from files import naming  # noqa: E402
+
 SPLITS = ('train', 'val', 'test')
 SUFFIXES = dict(images='.jpg', labels='.png')
 MAX_LABEL = 11
@@ -62,7 +66,7 @@ def _extract(archive: Path, folder: Path) -> int:
                 target = folder / place
                 target.parent.mkdir(parents=True, exist_ok=True)
                 source = tar.extractfile(member)
-                with open(target, 'wb') as file:
+                with naming(target), open(target, 'wb') as file:
                     shutil.copyfileobj(source, file)
                 count += 1
                 if sys.stdout.isatty() and count % 50 == 0:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from files import naming
 
 FOLDER = 'cifar-10-batches-py'
 TRAIN_BATCHES = tuple(f'data_batch_{i}' for i in range(1, 6))
@@ -70,12 +71,11 @@ def dump_python2(obj: Any, path: str | Path) -> None:
     path = Path(path)
     temporary = path.with_name(path.name + '.tmp')
     try:
-        with open(temporary, 'wb') as file:
+        with naming(path), open(temporary, 'wb') as file:
             _Python2Pickler(file, protocol=2).dump(obj)
         os.replace(temporary, path)
-    except OSError as error:  # a failed write, as on a full disk, names no file
+    finally:
         temporary.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def batch_dict(

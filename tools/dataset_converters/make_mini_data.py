@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from files import write_text  # noqa: E402
 from mini_data import cifar10, cityscapes, coco, videos  # noqa: E402
 
 VERSION = 1
@@ -92,7 +93,7 @@ def make(out: Path, name: str, seed: int, num_train: int, num_test: int) -> bool
     try:
         temporary.mkdir(parents=True)
         SETS[name].write(temporary, seed, num_train, num_test, progress.advance)
-        (temporary / STAMP).write_text(json.dumps(stamp) + '\n')
+        write_text(temporary / STAMP, json.dumps(stamp) + '\n')
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)

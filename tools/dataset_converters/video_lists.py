@@ -19,6 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from files import naming, read_text  # noqa: E402
+
 SEPARATORS = dict(space=None, comma=',')
 SUBSETS = ('training', 'validation', 'testing')
 # Column of HMDB51's split files; 0 belongs to neither.
@@ -49,7 +53,7 @@ def labels_of(names: Sequence[str], where: Path) -> list[str]:
 
 def read_labels(path: Path) -> list[str]:
     """One label a line, with or without an index before it (``1 Archery``)."""
-    lines = [line.strip() for line in path.read_text(encoding='utf-8').splitlines()]
+    lines = [line.strip() for line in read_text(path).splitlines()]
     names = [line.split(maxsplit=1) for line in lines]
     numbered = all(len(parts) == 2 and parts[0].isdigit() for parts in names if parts)
     if numbered:
@@ -59,7 +63,7 @@ def read_labels(path: Path) -> list[str]:
 
 def read_rows(path: Path, separator: str | None) -> Iterator[Row]:
     """Rows of ``folder frames label``; a folder may contain the separator."""
-    for number, line in enumerate(path.read_text(encoding='utf-8').splitlines(), 1):
+    for number, line in enumerate(read_text(path).splitlines(), 1):
         if not line.strip():
             continue
         parts = [part.strip() for part in line.rsplit(separator, 2)]
@@ -75,7 +79,7 @@ def read_rows(path: Path, separator: str | None) -> Iterator[Row]:
 
 def read_json(path: Path, subset: str, label_folders: bool) -> Iterator[Row]:
     """Videos of one subset of a 3D-ResNets annotation file, sorted by name."""
-    content = json.loads(path.read_text(encoding='utf-8'))
+    content = json.loads(read_text(path))
     try:
         names, database = content['labels'], content['database']
     except (TypeError, KeyError):
@@ -94,7 +98,7 @@ def read_json(path: Path, subset: str, label_folders: bool) -> Iterator[Row]:
 def read_ucf101(path: Path, labels: Sequence[str]) -> Iterator[Row]:
     """``Archery/v_Archery_g01_c01.avi [3]``; the folder is the class."""
     index = {name: i for i, name in enumerate(labels)}
-    for line in path.read_text(encoding='utf-8').splitlines():
+    for line in read_text(path).splitlines():
         if not line.strip():
             continue
         name = line.split()[0]
@@ -112,7 +116,7 @@ def read_hmdb51(folder: Path, split: int, subset: str) -> Iterator[Row]:
         raise ValueError(f'{folder} has no *{end}')
     for label, path in enumerate(files):
         action = path.name[: -len(end)]
-        for line in path.read_text(encoding='utf-8').splitlines():
+        for line in read_text(path).splitlines():
             parts = line.split()
             if parts and parts[-1] == HMDB51_SUBSETS[subset]:
                 video = os.path.splitext(' '.join(parts[:-1]))[0]
@@ -186,7 +190,7 @@ def convert(args: argparse.Namespace) -> tuple[int, int]:
     elif args.format == 'json':
         rows = list(read_json(args.input, args.subset, not args.no_label_folders))
         if labels is None:
-            content = json.loads(args.input.read_text(encoding='utf-8'))
+            content = json.loads(read_text(args.input))
             with warnings.catch_warnings():  # said by read_json
                 warnings.simplefilter('ignore')
                 labels = labels_of(content['labels'], args.input)
@@ -207,8 +211,12 @@ def convert(args: argparse.Namespace) -> tuple[int, int]:
         raise ValueError(f'{args.input}: no video is left, all miss their frames')
     args.output.parent.mkdir(parents=True, exist_ok=True)
     temporary = args.output.with_name(args.output.name + '.tmp')
-    temporary.write_text('\n'.join(lines) + '\n', encoding='utf-8')
-    os.replace(temporary, args.output)
+    try:
+        with naming(args.output):
+            temporary.write_text('\n'.join(lines) + '\n', encoding='utf-8')
+        os.replace(temporary, args.output)
+    finally:
+        temporary.unlink(missing_ok=True)
     return len(lines), skipped
 
 

@@ -49,6 +49,7 @@ import nl_plugins  # noqa: F401  (repairs upstream before mm packages are import
 from nl_plugins import graph
 from nl_plugins.blocks import BLOCKS, NonLocalBlock
 from nl_plugins.codebases import CODEBASES, require
+from nl_plugins.command import add_debug
 from nl_plugins.compat.repair import release
 
 #: Format -> (suffix of its files, the first torch that can).
@@ -236,6 +237,10 @@ def export(
                 f'largest output, {TOLERANCE:.0e} is accepted; no file is written'
             )
         os.replace(temporary, path)
+    except OSError as error:  # of a full disk, say, which may not name the file
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
     shapes = tuple(unseen.shape), tuple(expected.shape)
@@ -253,7 +258,9 @@ def _write(
     model: nn.Module, x: Tensor, fmt: str, path: Path, dynamic_batch: bool
 ) -> list[str]:
     if fmt == 'torch_export':
-        torch.export.save(_capture(model, x, dynamic_batch), path)
+        buffer = io.BytesIO()  # torch ends the process where a disk is full
+        torch.export.save(_capture(model, x, dynamic_batch), buffer)
+        path.write_bytes(buffer.getbuffer())
         return []
     try:
         _onnx(model, x, dynamic_batch).save(path, external_data=False)
@@ -413,6 +420,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--format', choices=FORMATS, default='onnx')
     parser.add_argument('--out', type=Path, help='default: in work_dirs/export')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    add_debug(parser)
     args = parser.parse_args(argv)
     if (args.config is None) == (args.block is None):
         parser.error('give a CONFIG or a --block')
@@ -435,6 +443,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             model, shape = model_of(config, args.checkpoint, args.shape)
         result = export(model, shape, args.format, out, args.dynamic_batch)
     except (ImportError, OSError, TypeError, ValueError) as error:
+        if args.debug:
+            raise
         sys.exit(f'export.py: {error}')
     print(
         f'{result.path}: {result.shapes[0]} -> {result.shapes[1]}, '

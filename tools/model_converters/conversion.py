@@ -7,6 +7,7 @@ line in the report.
 """
 
 import argparse
+import io
 import pickle
 import re
 import sys
@@ -340,20 +341,28 @@ def load_strictly(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
     model.load_state_dict({**expected, **state_dict})
 
 
+def write_whole(path: str | Path, content: bytes | str) -> None:
+    """Write a file that appears under its name once it is complete."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open_whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
 def save_checkpoint(
     path: str | Path, state_dict: Mapping[str, Tensor], meta: dict | None = None
 ) -> None:
     """Write ``{'meta': ..., 'state_dict': ...}``, completely or not at all."""
     content = dict(meta=meta or {}, state_dict=dict(state_dict))
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with open_whole(path) as file:
-        torch.save(content, file)
+    # torch.save itself says of a full disk that a position is unexpected.
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_whole(path, buffer.getbuffer())
 
 
 def save_report(path: str | Path, conversion: Conversion) -> None:
     """Write the report beside the checkpoint."""
-    with open_whole(path, 'w') as file:
-        file.write(f'{conversion.summary()}\n{conversion.report()}\n')
+    write_whole(path, f'{conversion.summary()}\n{conversion.report()}\n')
 
 
 class _Parser(argparse.ArgumentParser):
@@ -407,8 +416,7 @@ def write_config(path: Path, model: dict) -> None:
 
     imports = dict(imports=['nl_plugins'], allow_failed_imports=False)
     text = Config(dict(custom_imports=imports, model=model)).pretty_text
-    with open_whole(path, 'w') as file:
-        file.write(text)
+    write_whole(path, text)
     print(f'{path} holds the model')
 
 

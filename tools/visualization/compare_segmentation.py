@@ -10,7 +10,6 @@ The pictures are those of the test set of the first config.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,8 @@ import cv2
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from nl_plugins.command import add_debug, run  # noqa: E402
 
 TITLE_HEIGHT = 22
 GAP = 4
@@ -159,12 +160,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         '--width', type=int, default=240, help='of one picture (%(default)s)'
     )
     parser.add_argument('--device', default='cpu', help='(%(default)s)')
+    add_debug(parser)
     args = parser.parse_args(argv)
 
     import nl_plugins  # noqa: F401, I001 - repairs come before mmseg
     from mmengine.config import Config
     from mmengine.registry import init_default_scope
     from mmseg.registry import DATASETS, TRANSFORMS
+
+    from nl_plugins.files import open_whole
+    from nl_plugins.segmentation.hooks import check_pair
 
     config = Config.fromfile(args.models[0].config)
     init_default_scope('mmseg')
@@ -185,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, paths = [], []
     for index in args.indices:
         sample = dataset.get_data_info(index)
+        check_pair(sample)
         for transform in load:
             sample = transform(sample)
         paths.append(sample['img_path'])
@@ -202,18 +208,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     names = legend_strip(dataset.metainfo['classes'], palette, grid.shape[1])
     grid = np.concatenate([grid, names])
-    temporary = args.out.with_name(f'.{os.getpid()}.{args.out.name}')
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        if not cv2.imwrite(str(temporary), grid[..., ::-1]):
-            print(f'error: cannot write {args.out}', file=sys.stderr)
-            return 1
-        os.replace(temporary, args.out)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with open_whole(args.out) as file:
+        file.write(cv2.imencode(args.out.suffix, grid[..., ::-1])[1])
     print(f'{args.out}: {grid.shape[1]} x {grid.shape[0]}')
     return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(main))

@@ -31,6 +31,7 @@ from nl_plugins.analysis import (  # noqa: E402
     record_attention,
 )
 from nl_plugins.blocks import BLOCKS  # noqa: E402
+from nl_plugins.command import add_debug, run  # noqa: E402
 
 plt.switch_backend('Agg')
 # A vehicle whose class only a distant sign tells is worth a look.
@@ -209,6 +210,7 @@ def main() -> None:
     parser.add_argument('checkpoint')
     parser.add_argument('--out', type=Path, required=True)
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={})
+    add_debug(parser)
     args = parser.parse_args()
     scope, dataset, model = load(args.config, args.checkpoint, args.cfg_options)
     count = {'mmpretrain': 10, 'mmaction': 4, 'mmseg': 3, 'mmdet': 6}[scope]
@@ -243,4 +245,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

@@ -28,6 +28,8 @@ from nl_plugins.analysis import record_attention
 from nl_plugins.analysis.hook import frames_of, spectrum_picture
 from nl_plugins.analysis.picture import draw_attention, film_strip, network_frames
 from nl_plugins.codebases import CODEBASES
+from nl_plugins.command import add_debug, run
+from nl_plugins.files import open_whole
 
 # What ``--demo`` stands for, and its default positions: the road, a car.
 DEMO = {
@@ -74,6 +76,7 @@ def parse_args(argv=None):
         help='draw the eigenvalues of each graph and the gain of the filter, too',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    add_debug(parser)
     args = parser.parse_args(argv)
     check_demo(parser, args)
     if args.positions is None:
@@ -171,10 +174,8 @@ def to_fractions(text: str, num_frames: int, height: int, width: int) -> list[fl
 
 def write(path: Path, picture) -> None:
     """Write a picture completely or not at all."""
-    temporary = path.with_name(f'.{path.name}')
-    if not cv2.imwrite(str(temporary), picture[..., ::-1]):
-        raise OSError(f'{path} could not be written')
-    temporary.replace(path)
+    with open_whole(path) as file:
+        file.write(cv2.imencode(path.suffix, picture[..., ::-1])[1])
     print(path)
 
 
@@ -189,6 +190,12 @@ def write_video(path: Path, pictures, fps: float) -> None:
     for picture in pictures:
         writer.write(picture[:height, :width, ::-1].copy())
     writer.release()
+    capture = cv2.VideoCapture(str(temporary))
+    count = sum(capture.grab() for _ in pictures)
+    capture.release()
+    if count < len(pictures):  # of a full disk OpenCV says nothing
+        temporary.unlink()
+        raise OSError(f'{path} could not be written: is the disk full?')
     temporary.replace(path)
     print(path)
 
@@ -203,14 +210,14 @@ def main(argv=None) -> None:
     cfg = Config.fromfile(args.config)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
-    model, run = load(cfg, args.checkpoint, args.device)
+    model, infer = load(cfg, args.checkpoint, args.device)
     inputs = []
     handle = model.backbone.register_forward_pre_hook(
         lambda module, args: inputs.append(args[0])
     )
     try:
         with record_attention(model, args.layer) as records:
-            run(model, args.input)
+            infer(model, args.input)
     finally:
         handle.remove()
     if not records:
@@ -242,4 +249,4 @@ def main(argv=None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

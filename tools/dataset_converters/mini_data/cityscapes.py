@@ -16,9 +16,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from files import write_picture
 
 from mini_data.drawing import draw_shape, fill_polygon
-from mini_data.files import write_picture
 
 HEIGHT, WIDTH = 128, 256
 CITIES = dict(train=('aachen', 'bremen', 'ulm'), val=('lindau', 'munster'))
@@ -285,5 +285,6 @@ def write(
             ):
                 target = folder / kind / split / city
                 target.mkdir(parents=True, exist_ok=True)
-                write_picture(target / f'{stem}_{suffix}.png', picture)
+                path = target / f'{stem}_{suffix}.png'
+                write_picture(path, picture)
             advance()

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from files import write_picture, write_text
 
 from mini_data.drawing import background, contrasting_colour, fill_polygon
-from mini_data.files import write_picture
 
 HEIGHT, WIDTH = 128, 160
 #: COCO's eighty names; a number skips the ids between two of them.
@@ -259,7 +259,8 @@ def write(
             image, objects = draw_scene(rng, bool(i & 1), bool(i & 2), i % 9 == 4)
             picture += 1
             name = f'{picture:012d}.jpg'
-            write_picture(target / name, image, quality=92)
+            path = target / name
+            write_picture(path, image, [cv2.IMWRITE_JPEG_QUALITY, 92])
             images.append(
                 dict(
                     license=1,
@@ -304,4 +305,4 @@ def write(
             categories=categories(),
         )
         path = folder / 'annotations' / f'instances_{split}2017.json'
-        path.write_text(json.dumps(content))
+        write_text(path, json.dumps(content))

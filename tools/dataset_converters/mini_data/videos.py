@@ -11,10 +11,11 @@ colours everywhere except in the *shape* pair.
 from collections.abc import Callable
 from pathlib import Path
 
+import cv2
 import numpy as np
+from files import write_picture, write_text, write_video
 
 from mini_data.drawing import SHAPES, background, contrasting_colour, draw_shape
-from mini_data.files import write_mp4, write_picture
 
 HEIGHT, WIDTH = 64, 84
 FPS = 12
@@ -175,11 +176,11 @@ def write_kinetics400(
         for i, label in enumerate(labels):
             frames = kinetics_clip(np.random.default_rng(key + [i]), int(label))
             name = f'mini{split}{i:05d}_000000_000010.mp4'
-            write_mp4(videos / name, frames, FPS)
+            write_video(videos / name, frames, FPS)
             lines.append(f'{name} {label}\n')
             advance()
-        (folder / f'kinetics400_{split}_list_videos.txt').write_text(''.join(lines))
-    (folder / 'label_map.txt').write_text('\n'.join(KINETICS_CLASSES) + '\n')
+        write_text(folder / f'kinetics400_{split}_list_videos.txt', ''.join(lines))
+    write_text(folder / 'label_map.txt', '\n'.join(KINETICS_CLASSES) + '\n')
 
 
 def write_sthv1(
@@ -198,8 +199,9 @@ def write_sthv1(
             target = folder / 'rawframes' / str(video)
             target.mkdir(parents=True, exist_ok=True)
             for t, frame in enumerate(frames, 1):
-                write_picture(target / f'{t:05d}.jpg', frame, quality=90)
+                path = target / f'{t:05d}.jpg'
+                write_picture(path, frame, [cv2.IMWRITE_JPEG_QUALITY, 90])
             lines.append(f'{video} {len(frames)} {label}\n')
             advance()
-        (folder / f'sthv1_{split}_list_rawframes.txt').write_text(''.join(lines))
-    (folder / 'label_map.txt').write_text('\n'.join(STHV1_CLASSES) + '\n')
+        write_text(folder / f'sthv1_{split}_list_rawframes.txt', ''.join(lines))
+    write_text(folder / 'label_map.txt', '\n'.join(STHV1_CLASSES) + '\n')
