@@ -106,7 +106,7 @@ def _names_the_file(original):
             raise
         except Exception as error:  # decoders raise whatever they like
             lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-            if name is None or str(name) in ''.join(lines[:1]):
+            if name is None:
                 raise
             reason = lines[0] if lines else type(error).__name__
             raise RuntimeError(

@@ -257,6 +257,8 @@ class CheckedVideoDataset(CheckedDataset, VideoDataset):
         if not exists(path):
             return 'no such file'
         if osp.isfile(path):
+            if not osp.getsize(path):
+                return 'the file is empty'
             missing = bytes_missing(path)
             if missing:
                 return f'its last {missing} bytes are missing'

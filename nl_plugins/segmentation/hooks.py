@@ -159,7 +159,8 @@ def check_pair(info: dict, decode: bool = False) -> None:
                     _check_indices(image, path)
         except UnreadableError as error:
             raise ValueError(
-                f'the {kind} {path} is not a readable image ({error}). Copy it again'
+                f'the {kind} {path} is truncated or not a readable image ({error}). '
+                'Copy it again'
             ) from error
     if sizes['image'] != sizes['label map']:
         raise ValueError(
@@ -180,10 +181,10 @@ def _check_indices(image: Image.Image, path: Path) -> None:
         return
     # Only such files hold more than a byte, of which the loader keeps the last.
     low, high = image.getextrema()
-    if low < 0 or high > 255:
+    if image.mode == 'F' or low < 0 or high > 255:
         raise ValueError(
-            f'the label map {path} holds values from {low} to {high}, but class '
-            'indices are 0 to 255. Convert its values to indices'
+            f'the label map {path} holds values from {low} to {high} ({image.mode}), '
+            'but class indices are integers from 0 to 255. Convert its values to indices'
         )
 
 

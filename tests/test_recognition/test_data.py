@@ -239,7 +239,7 @@ def test_truncated_videos_are_named(whole_videos, tmp_path, name, share):
     try:
         assert init(dict(filename=str(tmp_path / name)))['total_frames'] <= 12
     except RuntimeError as error:
-        assert f'/{name} cannot be read as a video' in str(error)
+        assert f'/{name} cannot be read by DecordInit' in str(error)
 
 
 def test_length_of_videos_is_known_after_decoding(videos):

@@ -119,7 +119,7 @@ def test_a_missing_label(config, data, run):
 def test_a_truncated_image(config, data):
     path = data / 'labels' / 'train' / 'a.png'
     path.write_bytes(path.read_bytes()[:6])
-    with pytest.raises(ValueError, match=r'a\.png is not a readable image'):
+    with pytest.raises(ValueError, match=r'a\.png is truncated or not a readable'):
         Runner.from_cfg(config).train()
 
 
@@ -131,7 +131,7 @@ def test_a_file_cut_off_anywhere(config, data, kind, share):
     assert cv2.imwrite(str(path), noise)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
-    with pytest.raises(ValueError, match=rf'{path.name} is not a readable image'):
+    with pytest.raises(ValueError, match=f'{path.name} is truncated or not'):
         Runner.from_cfg(config).train()
     assert not checkpoints(config)
 
@@ -143,7 +143,7 @@ def test_damage_in_the_middle_is_found_by_decoding(config, data):
     whole[place : place + 8] = bytes(8)
     path.write_bytes(whole)
     config.custom_hooks = [dict(type='SegDataCheckHook', check_files='decode')]
-    with pytest.raises(ValueError, match=r'a\.png is not a readable image'):
+    with pytest.raises(ValueError, match=r'a\.png is truncated or not a readable'):
         Runner.from_cfg(config).train()
     load = TRANSFORMS.build(dict(type='LoadAnnotations'))
     sample = dict(seg_map_path=str(path), seg_fields=[], reduce_zero_label=False)
@@ -151,29 +151,16 @@ def test_damage_in_the_middle_is_found_by_decoding(config, data):
         load(sample)
 
 
-STRANGE = {
-    'grey and alpha': (Image.new('LA', (48, 36)), 'has the channels L, A'),
-    'colours': (Image.new('RGB', (48, 36)), 'has the channels R, G, B'),
-    'four channels': (Image.new('RGBA', (48, 36)), 'has the channels R, G, B, A'),
-    'sixteen bits': (
-        Image.fromarray(np.full((36, 48), 256, np.uint16)),
-        'holds values from 256 to 256',
-    ),
-}
-
-
-@pytest.mark.parametrize('kind', STRANGE)
-def test_label_maps_are_class_indices(config, data, kind):
-    picture, message = STRANGE[kind]
+@pytest.mark.parametrize('mode', ['LA', 'RGB', 'RGBA'])
+def test_label_maps_have_one_channel(config, data, mode):
     path = data / 'labels' / 'train' / 'a.png'
-    picture.save(path)
-    with pytest.raises(ValueError, match=rf'a\.png {message}'):
+    Image.new(mode, (48, 36)).save(path)
+    with pytest.raises(ValueError, match=r'a\.png has the channels'):
         Runner.from_cfg(config).train()
-    if len(picture.getbands()) > 1:  # without the hook, too
-        load = TRANSFORMS.build(dict(type='LoadAnnotations'))
-        sample = dict(seg_map_path=str(path), seg_fields=[], reduce_zero_label=False)
-        with pytest.raises(ValueError, match=r'a\.png has \d channels'):
-            load(sample)
+    load = TRANSFORMS.build(dict(type='LoadAnnotations'))  # without the hook, too
+    sample = dict(seg_map_path=str(path), seg_fields=[], reduce_zero_label=False)
+    with pytest.raises(ValueError, match=r'a\.png has \d channels'):
+        load(sample)
 
 
 @pytest.mark.parametrize('mode', ['L', 'P', 'I;16', '1'])

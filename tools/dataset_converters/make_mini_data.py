@@ -98,7 +98,7 @@ def make(out: Path, name: str, seed: int, num_train: int, num_test: int) -> bool
             shutil.rmtree(folder)
         os.replace(temporary, folder)
     except OSError as error:
-        if error.filename is not None:
+        if error.filename is not None or error.errno is None:
             raise
         # A failed write, as on a full disk, does not know of which file.
         raise OSError(error.errno, error.strerror, str(temporary)) from error
