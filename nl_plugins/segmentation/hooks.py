@@ -184,7 +184,7 @@ def _check_indices(image: Image.Image, path: Path) -> None:
     if image.mode == 'F' or low < 0 or high > 255:
         raise ValueError(
             f'the label map {path} holds values from {low} to {high} ({image.mode}), '
-            'but class indices are integers from 0 to 255. Convert its values to indices'
+            'but class indices are integers from 0 to 255. Convert its values'
         )
 
 
