@@ -66,6 +66,31 @@ def test_lines_to_paste(tool, tmp_path, capsys):
     assert '| `layer3.5` | Bottleneck3d | 1024 | 3 | 4x4x4 | 16.0 KiB |' in out
 
 
+@pytest.mark.parametrize(
+    'backbone, segments',
+    [
+        ("type='ResNetTSM', depth=18, num_segments=8, pretrained2d=False", '8'),
+        ("type='ResNet', depth=18", "'input'"),
+    ],
+)
+def test_frames_to_paste(tool, tmp_path, capsys, backbone, segments):
+    pytest.importorskip('mmaction')
+    tool(_config(tmp_path, 'mmaction', 'Recognizer2D', backbone), '--shape', '64', '64')
+    line = (
+        f"after='layer3.1', num_segments={segments}, cfg=dict(type='NLBlock', ndim=3)"
+    )
+    assert line in capsys.readouterr().out
+
+
+def test_mistakes_in_files(tool, tmp_path):
+    with pytest.raises(SystemExit, match='there is no config .*none.py'):
+        tool(str(tmp_path / 'none.py'))
+    pytest.importorskip('mmseg')
+    config = _config(tmp_path, 'mmseg', 'EncoderDecoder', "type='ResNetVc'")
+    with pytest.raises(SystemExit, match='cannot be built: ResNetVc is not in the'):
+        tool(config)
+
+
 def test_a_mistake_is_one_sentence(tool, tmp_path):
     path = tmp_path / 'config.py'
     path.write_text("default_scope = 'mmocr'\nmodel = dict()\n")

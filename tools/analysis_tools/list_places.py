@@ -118,13 +118,32 @@ def table(rows: list[dict]) -> str:
     return '\n'.join(lines)
 
 
-def paste(place: Place) -> str:
-    """The insert of a place, ready for a config."""
-    options = dict(type='NLBlock')
-    if place.ndim != 2:
+def paste(place: Place, frames: int | str | None = None) -> str:
+    """The insert of a place, ready for a config.
+
+    Args:
+        place (Place): Where the block goes.
+        frames (int | str, optional): Frames of a clip of the input, of a network that
+            takes stacked frames, or ``'input'``. Defaults to None.
+    """
+    options, segments = dict(type='NLBlock'), ''
+    if frames is not None and place.ndim == 2:
+        if isinstance(frames, int):
+            frames = round(frames * place.frames[0])
+        segments = f'num_segments={frames!r}, '
+        options['ndim'] = 3
+    elif place.ndim != 2:
         options['ndim'] = place.ndim
     text = ', '.join(f'{key}={value!r}' for key, value in options.items())
-    return f'inserts=[dict(after={place.name!r}, cfg=dict({text}))]'
+    return f'inserts=[dict(after={place.name!r}, {segments}cfg=dict({text}))]'
+
+
+def clip_of(config: Config, places: Places) -> int | str | None:
+    """Frames of a clip where the network takes stacked frames, else None."""
+    if config.default_scope != 'mmaction' or config.model.type != 'Recognizer2D':
+        return None
+    own = getattr(places.backbone, 'num_segments', None)
+    return own if isinstance(own, int) else 'input'
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -143,6 +162,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    if not Path(args.config).is_file():
+        raise SystemExit(f'list_places.py: there is no config {args.config}')
     config = Config.fromfile(args.config)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
@@ -152,6 +173,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         places = places_of(config, args.shape)
     except ValueError as error:
         raise SystemExit(f'list_places.py: {error}') from None
+    except (KeyError, TypeError, ImportError) as error:
+        sentence = error.args[0] if error.args else error
+        raise SystemExit(
+            f'list_places.py: the backbone of {args.config} cannot be built: {sentence}'
+        ) from error
     found = places.all() if args.all else places.outer
     found = [place for place in found if math.prod(place.grids[-1]) > 1]
     if args.json:
@@ -165,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(table([row(place) for place in found]))
     print('\nReady to paste:')
     for place in places.at_strides().values():
-        print(f'  {paste(place)}')
+        print(f'  {paste(place, clip_of(config, places))}')
 
 
 if __name__ == '__main__':
