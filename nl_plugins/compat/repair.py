@@ -87,12 +87,12 @@ def announce(acted: int, waiting: int) -> None:
     if os.environ.get('RANK', os.environ.get('SLURM_PROCID', '0')) != '0':
         return
     message = (
-        f'{acted} repairs of upstream packages acted, {waiting} wait for an import: '
+        f'repairs of upstream packages: {acted} acted, {waiting} wait for an import; '
         f'python -m {_DOCTOR} lists them'
     )
     if logger.hasHandlers():
         logger.info(message)
-    else:
+    elif logger.level <= logging.INFO:  # 0 unless somebody set it
         print(f'nl_plugins: {message}', file=sys.stderr)
 
 

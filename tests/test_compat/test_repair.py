@@ -59,7 +59,7 @@ def test_a_repair_waits_for_its_modules():
 
 
 LINE = (
-    r'nl_plugins: \d+ repairs of upstream packages acted, \d+ wait for an import: '
+    r'nl_plugins: repairs of upstream packages: \d+ acted, \d+ wait for an import; '
     r'python -m nl_plugins.doctor lists them\n'
 )
 IN_A_WORKER = """
@@ -110,7 +110,15 @@ def test_there_is_nothing_to_say(tmp_path, variables):
     assert standard_error(tmp_path, 'import nl_plugins', **variables) == ''
 
 
+QUIET = """
+import logging
+logging.getLogger('nl_plugins.compat').setLevel('WARNING')
+import nl_plugins
+"""
+
+
 def test_who_configures_logging_decides(tmp_path):
+    assert standard_error(tmp_path, QUIET) == ''
     assert standard_error(tmp_path, LOGGED.format(level='WARNING')) == ''
     said = standard_error(tmp_path, LOGGED.format(level='INFO'))
     assert said == 'INFO nl_plugins.compat\n'
