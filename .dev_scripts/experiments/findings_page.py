@@ -98,7 +98,7 @@ def verdict(found: dict[str, tuple[float, float, float]], than: str, seeds: int)
     ]
     if groups['open']:
         parts.append(f'not told apart from {than}: {", ".join(groups["open"])}')
-    return f'Of {number(seeds, "seed")}, ' + '; '.join(parts) + '.'
+    return prose(f'Of {number(seeds, "seed")}, ' + '; '.join(parts) + '.')
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -237,8 +237,9 @@ def camvid_dependence(inside: Experiment) -> str:
     lines = [table(header, rows)]
     for how, words in ABLATIONS.items():
         said = verdict(changes[how], 'the trained network', len(inside.seeds))
-        action = 'The block off' if how == 'off' else f'A by its {words}'
-        lines.append(f'*{action}.* {said}'.replace('its identity', 'the identity'))
+        action = dict(off='Block off').get(how, f'A by the {words}')
+        said = ' '.join(said.split())
+        lines.append(prose(f'*{action}.* {said}'))
     return section(
         'CamVid: does every query see the same, as GCNet says?',
         f'Of the trained heads above: total variation and cosine distance of rows of A '
@@ -495,7 +496,14 @@ def video(path: str) -> str:
         f'(Kinetics) clips; top-1 on {setting["sthv1"][1]} and '
         f'{setting["kinetics400"][1]} with the frames of every clip in another order '
         f'at test time. {content["machine"]}.',
-        table(header, rows),
+        '\n\n'.join(
+            [
+                table(header, rows),
+                'The same networks, frames in order, with A replaced at test time; '
+                'changes of top-1:',
+                video_ablations(path, names),
+            ]
+        ),
         'Synthetic clips, where a pair of classes is the same events in another order; '
         'a real set answers many of its classes by one frame. C2D pools pairs of '
         'neighbouring frames, which a shuffle parts and a reversal does not. Changed '
@@ -506,6 +514,24 @@ def video(path: str) -> str:
             'python tools/analysis_tools/temporal_order.py CONFIG CHECKPOINT',
         ],
     )
+
+
+def video_ablations(path: str, names: Sequence[str]) -> str:
+    rows = []
+    for name in names:
+        order = Experiment(path, [name])
+        if not order.runs[name, order.seeds[0]]['ablated']:
+            continue
+        cells = [str(len(order.seeds)), f'{order.mean(name, in_order):.1f}']
+        for how in ABLATIONS:
+            values = paired_interval(
+                order.of(name, lambda run, how=how: run['ablated'][how]),
+                order.of(name, in_order),
+            )
+            cells.append(interval(values, 1))
+        rows.append([name, *cells])
+    header = ['network', 'seeds', 'as trained', 'A by mean row', 'A by identity']
+    return table([*header, 'blocks off'], rows)
 
 
 # ---------------------------------------------------------------- page
