@@ -310,6 +310,10 @@ def camvid_filters(inside: Experiment) -> str:
             'python tools/analysis_tools/filters.py CONFIG CHECKPOINT '
             '--picture filters.png',
         ],
+        (
+            'findings_filters.png',
+            'Gain of the channels of NL and SNL, median and tenths, seed 0',
+        ),
     )
 
 
@@ -351,7 +355,8 @@ def camvid_reach(inside: Experiment) -> str:
         'gradient tells what small changes do, not what the network needs.',
         [
             'python .dev_scripts/experiments/camvid_analysis.py --seeds '
-            + ' '.join(map(str, inside.seeds)),
+            + ' '.join(map(str, inside.seeds))
+            + ' --pictures docs/en/_static',
             'python tools/analysis_tools/receptive_field.py CONFIG CHECKPOINT '
             '--picture reach.png',
         ],
