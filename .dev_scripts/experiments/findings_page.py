@@ -490,17 +490,21 @@ def video(path: str) -> str:
                 *cells,
             ]
         )
+    sets = {'mini Something': 'sthv1', 'mini Kinetics': 'kinetics400'}
+    clips = [
+        f'{name}, {setting[key][0]} to train and {setting[key][1]} to test'
+        for name, key in sets.items()
+        if any(run['set'] == name for run in content['runs'])
+    ]
     header = ['network', 'set', 'seeds', 'parameters', 'training, CPU']
     header += ['in order', 'to the network without blocks']
     header += [f'{words}: change' for words in list(ORDERS.values())[1:]]
     return section(
         'Mini video sets: what does a network know about order?',
         f'Networks trained on synthetic clips whose {setting["classes"]} classes '
-        f'differ in the order of events, {setting["epochs"]} epochs on '
-        f'{setting["sthv1"][0]} (Something) and {setting["kinetics400"][0]} '
-        f'(Kinetics) clips; top-1 on {setting["sthv1"][1]} and '
-        f'{setting["kinetics400"][1]} with the frames of every clip in another order '
-        f'at test time. {content["machine"]}.',
+        f'differ in the order of events, {setting["epochs"]} epochs; top-1 with the '
+        f'frames of every clip in another order at test time. Clips: {"; ".join(clips)}. '
+        f'{content["machine"]}.',
         '\n\n'.join(
             [
                 table(header, rows),
