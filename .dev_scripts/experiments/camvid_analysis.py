@@ -35,12 +35,13 @@ from nl_plugins.analysis import (
     ReceptiveField,
     Spectrum,
     ablate,
+    channel_response,
     effective_receptive_field,
     filter_shape,
     graph_spectrum,
     query_dependence,
 )
-from nl_plugins.analysis.figures import draw_receptive_fields
+from nl_plugins.analysis.figures import draw_filters, draw_receptive_fields
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,7 +58,9 @@ def parse_args() -> argparse.Namespace:
         '--out', type=Path, default=ROOT / 'docs/en/findings/camvid_analysis.json'
     )
     parser.add_argument('--work-dir', type=Path, default='work_dirs/camvid_heads')
-    parser.add_argument('--picture', type=Path, help='reach of the first seed, a PNG')
+    parser.add_argument(
+        '--pictures', type=Path, help='folder for reach and filters of the first seed'
+    )
     return parser.parse_args()
 
 
@@ -85,22 +88,42 @@ def main() -> None:
                 )
             )
             print(runs.runs[-1], flush=True)
-    if args.picture is not None:
-        draw_reach(args, images)
+    if args.pictures is not None:
+        draw(args, images)
 
 
-def draw_reach(args: argparse.Namespace, images: Tensor) -> None:
-    """The receptive fields of FCN and SNL, and of SNL without its block."""
-    fields = {}
-    for name in ('FCN', 'SNL'):
+def draw(args: argparse.Namespace, images: Tensor) -> None:
+    """Receptive fields with and without a block, and filters before and after."""
+    fields, filters = {}, {}
+    for name in ('FCN', 'NL', 'SNL'):
         path = args.work_dir / f'{name}-{args.seeds[0]}.pth'
-        _, model = networks(args, name, args.seeds[0], path)
-        fields[name] = reach(args, model, images)
+        if not path.exists():
+            continue
+        before, model = networks(args, name, args.seeds[0], path)
+        if name != 'NL':
+            fields[name] = reach(args, model, images)
+        if name == 'FCN':
+            continue
+        maps, filters[name] = features(model, images[::16]), {}
+        for state, head in (('before', before), ('after', model.decode_head)):
+            filters[name][state] = curves(head, joint_spectrum(head, maps))
     with ablate(model, 'off'):
         fields['SNL, block off'] = reach(args, model, images)
-    temporary = args.picture.with_name(f'.{args.picture.name}')
-    Image.fromarray(draw_receptive_fields(fields)).save(temporary, 'PNG')
-    temporary.replace(args.picture)
+    for name, picture in (
+        ('findings_reach.png', draw_receptive_fields(fields)),
+        ('findings_filters.png', draw_filters(filters)),
+    ):
+        temporary = args.pictures / f'.{name}'
+        Image.fromarray(picture).save(temporary, 'PNG')
+        temporary.replace(args.pictures / name)
+
+
+def curves(head: nn.Module, spectrum: Spectrum) -> tuple:
+    """What :func:`draw_filters` takes for one state."""
+    low, high = spectrum.values.min().item(), spectrum.values.max().item()
+    eigenvalues = torch.linspace(low, high, 101, dtype=torch.double)
+    gains = channel_response(head.nl_block, eigenvalues).double()
+    return spectrum, eigenvalues, gains, filter_shape(head.nl_block, spectrum)
 
 
 def reach(args: argparse.Namespace, model: nn.Module, images: Tensor) -> ReceptiveField:

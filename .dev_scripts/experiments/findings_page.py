@@ -98,7 +98,7 @@ def verdict(found: dict[str, tuple[float, float, float]], than: str, seeds: int)
     ]
     if groups['open']:
         parts.append(f'not told apart from {than}: {", ".join(groups["open"])}')
-    return f'Of {number(seeds, "seed")}, ' + '; '.join(parts) + '.'
+    return prose(f'Of {number(seeds, "seed")}, ' + '; '.join(parts) + '.')
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -237,8 +237,9 @@ def camvid_dependence(inside: Experiment) -> str:
     lines = [table(header, rows)]
     for how, words in ABLATIONS.items():
         said = verdict(changes[how], 'the trained network', len(inside.seeds))
-        action = 'The block off' if how == 'off' else f'A by its {words}'
-        lines.append(f'*{action}.* {said}'.replace('its identity', 'the identity'))
+        action = dict(off='Block off').get(how, f'A by the {words}')
+        said = ' '.join(said.split())
+        lines.append(prose(f'*{action}.* {said}'))
     return section(
         'CamVid: does every query see the same, as GCNet says?',
         f'Of the trained heads above: total variation and cosine distance of rows of A '
@@ -309,6 +310,10 @@ def camvid_filters(inside: Experiment) -> str:
             'python tools/analysis_tools/filters.py CONFIG CHECKPOINT '
             '--picture filters.png',
         ],
+        (
+            'findings_filters.png',
+            'Gain of the channels of NL and SNL, median and tenths, seed 0',
+        ),
     )
 
 
@@ -350,7 +355,8 @@ def camvid_reach(inside: Experiment) -> str:
         'gradient tells what small changes do, not what the network needs.',
         [
             'python .dev_scripts/experiments/camvid_analysis.py --seeds '
-            + ' '.join(map(str, inside.seeds)),
+            + ' '.join(map(str, inside.seeds))
+            + ' --pictures docs/en/_static',
             'python tools/analysis_tools/receptive_field.py CONFIG CHECKPOINT '
             '--picture reach.png',
         ],
@@ -484,18 +490,29 @@ def video(path: str) -> str:
                 *cells,
             ]
         )
+    sets = {'mini Something': 'sthv1', 'mini Kinetics': 'kinetics400'}
+    clips = [
+        f'{name}, {setting[key][0]} to train and {setting[key][1]} to test'
+        for name, key in sets.items()
+        if any(run['set'] == name for run in content['runs'])
+    ]
     header = ['network', 'set', 'seeds', 'parameters', 'training, CPU']
     header += ['in order', 'to the network without blocks']
     header += [f'{words}: change' for words in list(ORDERS.values())[1:]]
     return section(
         'Mini video sets: what does a network know about order?',
         f'Networks trained on synthetic clips whose {setting["classes"]} classes '
-        f'differ in the order of events, {setting["epochs"]} epochs on '
-        f'{setting["sthv1"][0]} (Something) and {setting["kinetics400"][0]} '
-        f'(Kinetics) clips; top-1 on {setting["sthv1"][1]} and '
-        f'{setting["kinetics400"][1]} with the frames of every clip in another order '
-        f'at test time. {content["machine"]}.',
-        table(header, rows),
+        f'differ in the order of events, {setting["epochs"]} epochs; top-1 with the '
+        f'frames of every clip in another order at test time. Clips: {"; ".join(clips)}. '
+        f'{content["machine"]}.',
+        '\n\n'.join(
+            [
+                table(header, rows),
+                'The same networks, frames in order, with A replaced at test time; '
+                'changes of top-1:',
+                video_ablations(path, names),
+            ]
+        ),
         'Synthetic clips, where a pair of classes is the same events in another order; '
         'a real set answers many of its classes by one frame. C2D pools pairs of '
         'neighbouring frames, which a shuffle parts and a reversal does not. Changed '
@@ -506,6 +523,24 @@ def video(path: str) -> str:
             'python tools/analysis_tools/temporal_order.py CONFIG CHECKPOINT',
         ],
     )
+
+
+def video_ablations(path: str, names: Sequence[str]) -> str:
+    rows = []
+    for name in names:
+        order = Experiment(path, [name])
+        if not order.runs[name, order.seeds[0]]['ablated']:
+            continue
+        cells = [str(len(order.seeds)), f'{order.mean(name, in_order):.1f}']
+        for how in ABLATIONS:
+            values = paired_interval(
+                order.of(name, lambda run, how=how: run['ablated'][how]),
+                order.of(name, in_order),
+            )
+            cells.append(interval(values, 1))
+        rows.append([name, *cells])
+    header = ['network', 'seeds', 'as trained', 'A by mean row', 'A by identity']
+    return table([*header, 'blocks off'], rows)
 
 
 # ---------------------------------------------------------------- page

@@ -5,8 +5,8 @@
 
 The synthetic sets are made in the work folder first. Their classes are pairs that
 differ in the order of events. Every network is trained by its own config, then tested
-with the frames in order, reversed, shuffled, and with one frame repeated. An
-interrupted call goes on after its last run.
+with the frames in order, reversed, shuffled, and with one frame repeated, and with the
+affinity of its blocks replaced. An interrupted call goes on after its last run.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ from mmengine.runner import Runner
 from runs import Runs
 
 import nl_plugins  # noqa: F401
-from nl_plugins.analysis import frame_order
+from nl_plugins.analysis import ablate, frame_order
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDERS = ('in_order', 'reversed', 'shuffled', 'repeated')
+ABLATIONS = ('mean_row', 'identity', 'off')
 C2D = 'nl/c2d_r18_1xb16-8x4x1-8e_mini-sthv1-rgb.py'
 TSM = 'rnl/tsm_r18-rnl_1xb8-1x1x8-8e_mini-sthv1-rgb.py'
 I3D = 'nl/i3d_r18-nl_1xb8-16x2x1-8e_mini-kinetics400-rgb.py'
@@ -86,19 +87,36 @@ def run(args: argparse.Namespace, data: Path, seed: int, name: str) -> dict:
     started = time.process_time()
     runner.train()
     seconds = time.process_time() - started
-    scores = {}
+    runner.test_loop.dataloader = Decoded(runner.test_loop.dataloader)
+    scores, ablated = {}, {}
     for order in ORDERS:
         with frame_order(runner.model, order):
-            metrics = runner.test()
-        scores[order] = round(100 * float(metrics['acc/top1']), 3)
+            scores[order] = top1(runner)
+    for how in ABLATIONS if '+' in name else ():
+        with ablate(runner.model, how):
+            ablated[how] = top1(runner)
     return dict(
         seed=seed,
         variant=name,
         set='mini Kinetics' if name.startswith('I3D') else 'mini Something',
         top1=scores,
+        ablated=ablated,
         parameters=sum(p.numel() for p in runner.model.parameters()),
         train_cpu_seconds=round(seconds, 1),
     )
+
+
+class Decoded(list):
+    """The batches of a loader, decoded once."""
+
+    def __init__(self, loader) -> None:
+        super().__init__(loader)
+        self.dataset = loader.dataset
+
+
+def top1(runner: Runner) -> float:
+    """Of the test set, in percent."""
+    return round(100 * float(runner.test()['acc/top1']), 3)
 
 
 def network_config(

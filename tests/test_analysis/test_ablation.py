@@ -182,3 +182,35 @@ def test_a_record_inside_sees_the_block_unchanged():
     with record_attention(model) as maps, ablate(model, 'mean_row'):
         model(x)
     torch.testing.assert_close(maps['1'].affinity.dense(), expected)
+
+
+@torch.no_grad()
+def test_a_module_without_a_sum_cannot_be_off():
+    pytest.importorskip('mmseg')
+    from mmseg.models.utils import SelfAttentionBlock
+
+    from nl_plugins import accelerate
+
+    torch.manual_seed(0)
+    options = dict(share_key_query=False, query_downsample=None, key_downsample=None)
+    options |= dict(key_query_num_convs=1, value_out_num_convs=1)
+    options |= dict(key_query_norm=False, value_out_norm=False, matmul_norm=True)
+    options |= dict(with_out=True, conv_cfg=None, norm_cfg=None, act_cfg=None)
+    block = SelfAttentionBlock(8, 8, 4, 8, **options).eval()
+    model, x = nn.Sequential(block), torch.randn(2, 8, 5, 4)
+    applied = accelerate.is_applied()
+    accelerate.apply()
+    try:
+        with pytest.raises(ValueError, match="residual sum, which '0'"):
+            with ablate(model, 'off'):
+                pass
+        with ablate(model, 'mean_row'):
+            found = block(x, x)
+        with ablate(model, 'identity'):
+            own = block(x, x)
+    finally:
+        if not applied:
+            accelerate.undo()
+    torch.testing.assert_close(found, found[..., :1, :1].expand_as(found))
+    expected = block.out_project(block.value_project(x))
+    torch.testing.assert_close(own, expected)

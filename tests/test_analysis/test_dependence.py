@@ -136,3 +136,27 @@ def test_an_ablated_block_is_measured_as_it_is_ablated(name):
     assert query_dependence(model, [x])['0'].total_variation.mean > 1e-3
     assert torch.equal(model(x), plain) and not torch.equal(ablated, plain)
     assert not {'filter', 'forward', '_replacements'} & set(vars(model[0]))
+
+
+@torch.no_grad()
+def test_accelerated_modules_are_measured():
+    from mmcv.cnn import NonLocal2d
+
+    from nl_plugins import accelerate
+
+    torch.manual_seed(0)
+    stock = NonLocal2d(8, reduction=2, zeros_init=False).eval()
+    ours = NLBlock(8).eval()
+    ours.load_state_dict(stock.state_dict())
+    applied, x = accelerate.is_applied(), torch.randn(2, 8, 5, 4)
+    accelerate.apply()
+    try:
+        (found,) = query_dependence(nn.Sequential(stock), [x]).values()
+    finally:
+        if not applied:
+            accelerate.undo()
+    (expected,) = query_dependence(nn.Sequential(ours), [x]).values()
+    for name in ('total_variation', 'entropy', 'self_mass', 'near_mass'):
+        assert getattr(found, name).mean == pytest.approx(
+            getattr(expected, name).mean, abs=1e-6
+        )

@@ -56,15 +56,16 @@ def test_camvid(script, tmp_path, monkeypatch):
     runs = json.loads((tmp_path / 'heads.json').read_text())['runs']
     assert [run['variant'] for run in runs] == ['FCN', 'control', 'SNL']
     assert all(len(run['iou']) == 11 for run in runs)
-    out, picture = tmp_path / 'analysis.json', tmp_path / 'reach.png'
-    options = ['--out', out, '--reach-images', 2, '--picture', picture]
+    out = tmp_path / 'analysis.json'
+    options = ['--out', out, '--reach-images', 2, '--pictures', tmp_path]
     call(analysis, monkeypatch, *common, *options)
     found = {run['variant']: run for run in json.loads(out.read_text())['runs']}
     assert set(found) == {'FCN', 'control', 'SNL'} and 'iou' not in found['control']
     trained = np.mean(found['SNL']['iou']['as trained'])
     # The weights are kept in half precision.
     assert trained == pytest.approx(runs[2]['miou'], abs=0.5)
-    assert picture.stat().st_size > 1000
+    for name in ('reach', 'filters'):
+        assert (tmp_path / f'findings_{name}.png').stat().st_size > 1000
 
 
 def test_video_order_knows_its_networks(script, tmp_path):
