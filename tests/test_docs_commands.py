@@ -45,7 +45,7 @@ ELSEWHERE = {
     r'python -m nl_plugins.doctor': 'test_doctor.py',
     r'python tools/visualization/vis_attention.py --demo': 'test_tools/test_demo.py',
     r'python tools/visualization/vis_attention.py': 'test_analysis/test_pictures.py',
-    r'python tools/visualization/(attention_app|readme_picture).py': (
+    r'python tools/visualization/(attention_app|(idea|readme)_picture).py': (
         'test_tools/test_demo.py'
     ),
     r'python tools/visualization/benchmark_p': 'test_tools/test_benchmark_picture.py',

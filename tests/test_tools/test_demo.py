@@ -94,6 +94,18 @@ def test_the_picture_of_the_readme(tools, tmp_path):
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
 
 
+def test_the_picture_of_the_idea(tools, tmp_path):
+    idea_picture = tools('idea_picture')
+    idea_picture.main(['--out', str(tmp_path / 'idea.jpg')])
+    assert 30_000 < (tmp_path / 'idea.jpg').stat().st_size < 150_000
+    assert [path.name for path in tmp_path.iterdir()] == ['idea.jpg']
+    # The curves are the p(lambda) of the page, not magnitudes.
+    x = torch.linspace(-1, 1, 9)
+    expected = (x, 1 - x, 1 + x, 2 * x**2 - 1, 2 + (1 - x) ** 2)
+    for curve, value in zip(idea_picture.curves(x).values(), expected, strict=True):
+        torch.testing.assert_close(curve, value)
+
+
 def test_every_picture_of_a_small_set_is_written(root, tmp_path):
     for kind in ('images', 'labels'):
         (tmp_path / 'data' / kind / 'test').mkdir(parents=True)
