@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-
 from mmengine.registry.default_scope import DefaultScope
 
 import nl_plugins  # noqa: F401  its repairs come before mmseg
