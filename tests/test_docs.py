@@ -584,14 +584,3 @@ def test_the_site_builds_without_a_warning(tmp_path):
     )
     assert status == 0
     assert (tmp_path / 'site' / 'index.html').is_file()
-
-
-def test_the_picture_of_the_idea_is_drawn(tmp_path):
-    sys.path.insert(0, str(ROOT / 'tools' / 'visualization'))
-    try:
-        idea_picture = importlib.import_module('idea_picture')
-    finally:
-        sys.path.pop(0)
-    idea_picture.main(['--out', str(tmp_path / 'idea.jpg')])
-    assert 30_000 < (tmp_path / 'idea.jpg').stat().st_size < 150_000
-    assert [path.name for path in tmp_path.iterdir()] == ['idea.jpg']

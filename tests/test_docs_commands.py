@@ -46,7 +46,7 @@ ELSEWHERE = {
     r'python tools/visualization/vis_attention.py --demo': 'test_tools/test_demo.py',
     r'python -m nl_plugins.run': 'test_tools/test_run.py',
     r'python tools/visualization/vis_attention.py': 'test_analysis/test_pictures.py',
-    r'python tools/visualization/(attention_app|readme_picture).py': (
+    r'python tools/visualization/(attention_app|(idea|readme)_picture).py': (
         'test_tools/test_demo.py'
     ),
     r'python tools/visualization/benchmark_p': 'test_tools/test_benchmark_picture.py',

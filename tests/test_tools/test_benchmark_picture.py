@@ -1,5 +1,5 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
-"""The picture of the benchmarks shows the numbers of the table on its page."""
+"""The pictures of measurements show the numbers of the tables on their pages."""
 
 import importlib
 import re
@@ -17,13 +17,16 @@ def picture(root, monkeypatch):
 
 @pytest.fixture
 def texts(monkeypatch):
-    """Names of the groups, and labels of the bars, of the figure that was drawn."""
+    """By title of the axes: names of the groups, and labels of the bars."""
     found = {}
 
     def keep(figure):
-        (axes,) = figure.axes
-        found['groups'] = [label.get_text() for label in axes.get_yticklabels()]
-        found['bars'] = [text.get_text().strip() for text in axes.texts]
+        for axes in figure.axes:
+            ticks = (axes.get_xticklabels(), axes.get_yticklabels())
+            found[axes.get_title()] = dict(
+                names=[[label.get_text() for label in labels] for labels in ticks],
+                bars=[text.get_text().strip() for text in axes.texts],
+            )
 
     monkeypatch.setattr(plt, 'close', keep)
     yield found
@@ -32,7 +35,8 @@ def texts(monkeypatch):
 
 
 def test_every_number_of_the_table_is_a_bar(picture, texts, root, tmp_path):
-    assert picture.main(['--out', str(tmp_path / 'picture.png')]) == 0
+    assert picture.main(['--out', str(tmp_path)]) == 0
+    drawn = texts['']
     page = (root / 'docs' / 'en' / 'benchmarks.md').read_text(encoding='utf-8')
     table = page.split('<!-- results -->')[1].split('<!-- end results -->')[0]
     expected = []
@@ -45,14 +49,33 @@ def test_every_number_of_the_table_is_a_bar(picture, texts, root, tmp_path):
                 for r in measured
             ]
     assert len(expected) > 40
-    assert sorted(texts['bars']) == sorted(expected)
-    assert 3 * len(texts['groups']) == len(expected)  # none is empty
+    assert sorted(drawn['bars']) == sorted(expected)
+    assert 3 * len(drawn['names'][1]) == len(expected)  # none is empty
+    text = (root / 'docs' / 'en' / 'accelerate.md').read_text(encoding='utf-8')
+    (danet,) = re.findall(r'^\| DANet \|.*1024.*|^\| DANet \| [\d,]+ MiB.*', text, re.M)
+    expected = [
+        f'{int(n.replace(",", "")) / 1024:.1f}'
+        for n in re.findall(r'([\d,]+) MiB', danet)
+    ]
+    first, second = (drawn for title, drawn in texts.items() if title)
+    assert {*expected[:2]} <= {*first['bars']} and expected[2] in second['bars']
+    assert first['names'][0] == ['DANet', 'NLNet', 'DNLNet', 'CCNet']
+    assert second['names'][0] == ['DANet', 'CCNet']  # no empty groups
+    assert second['bars'].count('not\nrun') == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'benchmark.png',
+        'whole_images.png',
+    ]
 
 
-def test_a_page_without_the_table(picture, tmp_path, capsys):
-    page = tmp_path / 'page.md'
-    page.write_text('<!-- results -->\n| a | b |\n<!-- end results -->\n')
-    out = tmp_path / 'picture.png'
-    assert picture.main(['--page', str(page), '--out', str(out)]) == 1
-    assert 'has no table' in capsys.readouterr().err
+@pytest.mark.parametrize('name', ['benchmarks.md', 'accelerate.md'])
+def test_a_page_without_the_table(picture, root, tmp_path, capsys, name):
+    for page in ('benchmarks.md', 'accelerate.md'):
+        text = (root / 'docs' / 'en' / page).read_text(encoding='utf-8')
+        if page == name:
+            text = '<!-- results -->\n| a | b |\n<!-- end results -->\n'
+        (tmp_path / page).write_text(text, encoding='utf-8')
+    out = tmp_path / 'pictures'
+    assert picture.main(['--pages', str(tmp_path), '--out', str(out)]) == 1
+    assert re.search(f'{name} has no table', capsys.readouterr().err)
     assert not out.exists()

@@ -2,6 +2,7 @@
 """What demo/ holds works as it is: network, picture, notebook, and their tools."""
 
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.registry.default_scope import DefaultScope
 
 import nl_plugins  # noqa: F401  its repairs come before mmseg
 
@@ -85,6 +87,37 @@ def test_demo_or_files(tools, capsys, name, arguments, error):
     assert re.search(error, capsys.readouterr().err)
 
 
+def test_the_notebook(root, monkeypatch):
+    """Its code, cell by cell in one namespace, as a notebook runs it."""
+    plt = pytest.importorskip('matplotlib.pyplot')
+    scopes = DefaultScope._instance_dict.copy()
+    plt.switch_backend('Agg')
+    monkeypatch.chdir(root)
+    path = root / 'demo' / 'nl_plugins_tour.ipynb'
+    notebook = json.loads(path.read_text(encoding='utf-8'))
+    assert notebook['nbformat'] == 4
+    cells = notebook['cells']
+    assert len({cell['id'] for cell in cells}) == len(cells)
+    found = {'__name__': '__main__'}
+    try:
+        for number, cell in enumerate(cells):
+            if cell['cell_type'] == 'code':
+                assert not cell['outputs']
+                exec(compile(''.join(cell['source']), f'cell {number}', 'exec'), found)
+        assert len(plt.get_fignums()) == 4
+    finally:
+        plt.close('all')
+        DefaultScope._instance_dict.clear()
+        DefaultScope._instance_dict.update(scopes)
+    # What its text says.
+    assert found['same'] and found['identity']
+    ours, dense = found['memory']['ours'], found['memory']['dense']
+    assert dense[-1] > 20 * ours[-1]
+    linear, square = (values[-1] / values[0] for values in (ours, dense))
+    assert linear < 20 < 100 < square  # of 16 times the positions
+    assert found['spectrum'].values.max() == pytest.approx(1, abs=1e-3)
+
+
 def test_the_picture_of_the_readme(tools, tmp_path):
     out = tmp_path / 'picture.jpg'
     tools('readme_picture').main(['--out', str(out)])
@@ -92,6 +125,18 @@ def test_the_picture_of_the_readme(tools, tmp_path):
     picture = cv2.imread(str(out))
     assert picture.shape[1] > 1000 and picture.shape[0] > 250
     assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
+
+
+def test_the_picture_of_the_idea(tools, tmp_path):
+    idea_picture = tools('idea_picture')
+    idea_picture.main(['--out', str(tmp_path / 'idea.jpg')])
+    assert 30_000 < (tmp_path / 'idea.jpg').stat().st_size < 150_000
+    assert [path.name for path in tmp_path.iterdir()] == ['idea.jpg']
+    # The curves are the p(lambda) of the page, not magnitudes.
+    x = torch.linspace(-1, 1, 9)
+    expected = (x, 1 - x, 1 + x, 2 * x**2 - 1, 2 + (1 - x) ** 2)
+    for curve, value in zip(idea_picture.curves(x).values(), expected, strict=True):
+        torch.testing.assert_close(curve, value)
 
 
 def test_every_picture_of_a_small_set_is_written(root, tmp_path):

@@ -130,7 +130,7 @@ def test_one_task_from_training_to_pictures(quickstart, root, mini, tmp_path):
 
     for name in ('prediction.png', 'attention.png'):
         picture = matplotlib.image.imread(work_dir / name)[..., :3]
-        assert picture.shape[0] > 100 and picture.shape[1] > 400
+        assert picture.shape[0] > 224 and picture.shape[1] > 400
         assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 1000
 
 

@@ -192,37 +192,32 @@ def draw(figures: Sequence[Mapping], path: Path, line: float = 12) -> None:
 
     rows = [row for row in figures if row['part'].endswith('model')]
     sizes = list(dict.fromkeys(row['image'] for row in rows))
-    names = list(dict.fromkeys(row['config'] for row in rows))
-    figure, axes = plt.subplots(1, len(sizes), figsize=(4.2 * len(sizes), 3.2))
-    for axis, size in zip([axes] if len(sizes) == 1 else axes, sizes):
-        for offset, part, colour in ((-0.2, 'dense-model', 'tab:gray'),) + (
-            (0.2, 'model', 'tab:blue'),
-        ):
+    kinds = (
+        (-0.2, 'dense-model', 'tab:gray', 'without'),
+        (0.2, 'model', 'tab:blue', 'with the import'),
+    )
+    figure, axes = plt.subplots(
+        1, len(sizes), figsize=(4.8 * len(sizes), 3.6), squeeze=False, sharey=True
+    )
+    for axis, size in zip(axes[0], sizes):
+        here = [row for row in rows if row['image'] == size]
+        names = list(dict.fromkeys(row['config'] for row in here))
+        for offset, part, colour, label in kinds:
             for place, name in enumerate(names):
-                found = [
-                    row
-                    for row in rows
-                    if (row['config'], row['part'], row['image']) == (name, part, size)
-                ]
+                found = [r for r in here if (r['config'], r['part']) == (name, part)]
                 height = sum(row['bytes'] for row in found) / GIB
                 guess = any(row.get('estimated') for row in found)
                 hatch = dict(hatch='///', fill=False, ec=colour) if guess else {}
                 axis.bar(place + offset, height, 0.4, color=colour, **hatch)
-                text = f'{"≈" if guess else ""}{height:.1f}' if found else 'not run'
-                axis.text(
-                    place + offset,
-                    height,
-                    text,
-                    fontsize=7,
-                    ha='center',
-                    va='bottom',
-                )
-        axis.axhline(line, color='tab:red', lw=1)
+                text = f'{"≈" if guess else ""}{height:.1f}' if found else 'not\nrun'
+                axis.text(place + offset, height, text, ha='center', va='bottom')
+            axis.bar(0, 0, color=colour, label=label)
+        axis.axhline(line, color='tab:red', lw=1, label=f'{line:g} GiB')
         axis.set_xticks(range(len(names)), [short_name(name) for name in names])
-        axis.set_title(
-            f'{size}, GiB: grey without (hatched: estimated),\nblue with the import',
-            fontsize=8,
-        )
+        axis.set_title(f'images of {size}')
+    axes[0, 0].set_ylabel('peak memory, GiB')
+    axes[0, -1].legend(fontsize=8, framealpha=1)
+    axes[0, 0].margins(y=0.12)
     figure.tight_layout()
     temporary = path.with_name(f'{path.stem}.tmp{path.suffix}')
     figure.savefig(temporary, dpi=120)

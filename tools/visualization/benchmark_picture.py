@@ -15,9 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / 'tools' / 'analysis_tools'))
 
 from benchmark import plot  # noqa: E402
+from full_resolution import draw  # noqa: E402
 
-PAGE = ROOT / 'docs' / 'en' / 'benchmarks.md'
-# Of the table; its ratio columns all have the same head.
+PAGES = ROOT / 'docs' / 'en'
+MIB = 2**20
+# Of the table of ratios; its ratio columns all have the same head.
 HEAD = (
     'case | shape | forward, ms (dense) | ratio | step, ms (dense) | ratio | memory, '
     'MiB (dense) | ratio | step memory, MiB (dense) | ratio | over limit'
@@ -53,25 +55,59 @@ def read_rows(page: Path) -> list[SimpleNamespace]:
     return rows
 
 
+def read_memory(page: Path) -> list[dict]:
+    """Peak memory of each network, size and way, from the table of whole images.
+
+    Raises:
+        ValueError: If the page has no such table.
+    """
+    lines = page.read_text(encoding='utf-8').splitlines()
+    heads = [i for i, line in enumerate(lines) if line.startswith('| network | 1024x')]
+    if len(heads) != 1:
+        raise ValueError(f'{page} has no table of networks and sizes of images')
+    head = [cell.strip() for cell in lines[heads[0]].strip('| ').split(' | ')]
+    sizes = [head[column].partition(',')[0] for column in (1, 1, 3, 3)]
+    parts = ['dense-model', 'model'] * 2
+    rows = []
+    for line in lines[heads[0] + 2 :]:
+        if not line.startswith('|'):
+            break
+        name, *cells = (cell.strip() for cell in line.strip('| ').split(' | '))
+        for cell, size, part in zip(cells, sizes, parts, strict=True):
+            number = re.match(r'([\d,]+) MiB', cell)
+            if number:
+                size_in_bytes = int(number[1].replace(',', '')) * MIB
+                rows.append(
+                    dict(config=name, part=part, image=size, bytes=size_in_bytes)
+                )
+    return rows
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--page', type=Path, default=PAGE, help='(%(default)s)')
+    parser.add_argument(
+        '--pages', type=Path, default=PAGES, help='folder of the pages (%(default)s)'
+    )
     parser.add_argument(
         '--out',
         type=Path,
-        default=PAGE.parent / '_static' / 'benchmark.png',
-        help='file to write (%(default)s)',
+        default=PAGES / '_static',
+        help='folder of the pictures (%(default)s)',
     )
     args = parser.parse_args(argv)
     try:
-        plot(read_rows(args.page), args.out)
+        rows = read_rows(args.pages / 'benchmarks.md')
+        memory = read_memory(args.pages / 'accelerate.md')
+        args.out.mkdir(parents=True, exist_ok=True)
+        plot(rows, args.out / 'benchmark.png')
+        draw(memory, args.out / 'whole_images.png')
     except (OSError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
-    print(f'{args.out}: {args.out.stat().st_size} bytes')
+    print(f'{args.out}: benchmark.png, whole_images.png')
     return 0
 
 

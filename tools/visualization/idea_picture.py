@@ -3,33 +3,28 @@
 
     python tools/visualization/idea_picture.py
 
-The features are the colours of a drawn scene, so nothing is trained; rows, filtered
-maps and responses come from nl_plugins.graph, the blocks and nl_plugins.analysis.
+The features are the colours of the street of demo/, so nothing is trained; rows,
+filtered maps and curves come from nl_plugins.graph.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / 'tools' / 'dataset_converters')]
+sys.path.insert(0, str(ROOT))
 
+import cv2  # noqa: E402
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from mini_data.cityscapes import draw_scene  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from nl_plugins.analysis import filter_response  # noqa: E402
-from nl_plugins.blocks import (  # noqa: E402
-    CayleyNLBlock,
-    ChebyshevNLBlock,
-    NLBlock,
-    NSBlock,
-    SNLBlock,
-)
+from nl_plugins.analysis.picture import overlay, weight_limit  # noqa: E402
+from nl_plugins.analysis.spectrum import _Diagonal  # noqa: E402
 from nl_plugins.graph import (  # noqa: E402
     Affinity,
     CrissCrossAffinity,
@@ -40,12 +35,22 @@ from nl_plugins.graph import (  # noqa: E402
 )
 
 plt.switch_backend('Agg')
-GRID = (32, 64)
+GRID = (36, 48)
+QUERY = (0.56, 0.2)  # on the green car
+ONE = torch.ones(1, 1)
+#: What each filter makes of one signal g, its weights all one.
+FILTERS: dict[str, Callable[[Affinity, Tensor], Tensor]] = {
+    'A g (NL)': lambda a, g: a @ g,
+    'g - A g (NS)': laplacian,
+    'g + A g (SNL)': lambda a, g: g + a @ g,
+    'T₂(A) g (Chebyshev)': lambda a, g: chebyshev(a, g, [None, None, ONE.to(g)]),
+    'g + (g + L L g) (Cayley)': lambda a, g: 2 * g + laplacian(a, laplacian(a, g)),
+}
 
 
 def features(image: np.ndarray) -> Tensor:
     """Standardised colours on the grid, (1, C, H, W)."""
-    x = torch.from_numpy(image[..., ::-1].copy()).permute(2, 0, 1)[None].float()
+    x = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
     x = F.adaptive_avg_pool2d(x, GRID)
     return (x - x.mean((2, 3), keepdim=True)) / x.std((2, 3), keepdim=True)
 
@@ -63,79 +68,64 @@ def affinities(x: Tensor) -> dict[str, Affinity]:
     }
 
 
-def filtered(affinity: Affinity, x: Tensor) -> dict[str, Tensor]:
-    """One signal g, the brightness, behind three filters; maps (H, W)."""
-    g = x.mean(1).flatten(1)[..., None]
-    one = torch.ones(1, 1)
-    maps = {
-        'g': g,
-        'A g (NL)': affinity @ g,
-        'g - A g (NS)': laplacian(affinity, g),
-        'T₂(A) g (Chebyshev)': chebyshev(affinity, g, [None, None, one]),
-    }
-    return {name: value[0, :, 0].view(GRID) for name, value in maps.items()}
-
-
-def responses(eigenvalues: Tensor) -> dict[str, Tensor]:
-    """Gain of blocks whose weights are all one, largest gain 1."""
-    blocks = {
-        'NL': NLBlock(4),
-        'NS': NSBlock(4),
-        'SNL': SNLBlock(4),
-        'Chebyshev, K = 2': ChebyshevNLBlock(4, order=2),
-        'Cayley': CayleyNLBlock(4),
-    }
-    found = {}
-    for name, block in blocks.items():
-        for parameter in block.parameters():
-            torch.nn.init.ones_(parameter)
-        gain = filter_response(block.eval(), eigenvalues)
-        found[name] = gain / gain.max()
-    return found
+def curves(eigenvalues: Tensor) -> dict[str, Tensor]:
+    """p(lambda): each filter on a graph whose eigenvectors are its nodes."""
+    graph = _Diagonal(eigenvalues, 1)
+    nodes = torch.ones(1, len(eigenvalues), 1).to(eigenvalues)
+    return {name: apply(graph, nodes)[0, :, 0] for name, apply in FILTERS.items()}
 
 
 def draw(out: Path) -> None:
     """The picture, completely or not at all."""
-    image, labels = draw_scene(np.random.default_rng(5), True, True)
+    image = cv2.imread(str(ROOT / 'demo' / 'street.jpg'))[..., ::-1]
     x = features(image)
-    height, width = labels.shape
-    # The query lies on the red of the bus.
-    rows, columns = np.nonzero(labels == 15)
-    position = int(np.median(rows)), int(np.median(columns))
-    cell = position[0] * GRID[0] // height, position[1] * GRID[1] // width
-    index = cell[0] * GRID[1] + cell[1]
+    height, width = image.shape[:2]
+    index = int(QUERY[0] * GRID[0]) * GRID[1] + int(QUERY[1] * GRID[1])
 
-    figure, axes = plt.subplots(2, 5, figsize=(15.5, 3.9))
+    figure, axes = plt.subplots(2, 5, figsize=(15.5, 5.2), layout='constrained')
     extent = (0, width, height, 0)
-    picture = image[..., ::-1]
-    axes[0, 0].imshow(picture, extent=extent)
+    axes[0, 0].imshow(image, extent=extent)
     axes[0, 0].set_title('x and a query')
     graphs = affinities(x)
     for axis, (name, affinity) in zip(axes[0, 1:], graphs.items()):
-        row = affinity.rows([index])[0, 0].view(GRID)
-        axis.imshow(picture, extent=extent)
-        shown = row.clamp(max=row.quantile(0.995))
-        axis.imshow(shown, extent=extent, alpha=0.75, cmap='inferno')
+        row = affinity.rows([index])[0, 0].view(GRID).numpy()
+        size = (width, height)
+        row = cv2.resize(row / weight_limit(row), size, interpolation=cv2.INTER_NEAREST)
+        axis.imshow(overlay(image, row), extent=extent)
         axis.set_title(f'row of A, {name}')
     for axis in axes[0]:
-        axis.plot(*position[::-1], 's', color='cyan', ms=7, mfc='none', mew=2)
-    for axis, (name, value) in zip(
-        axes[1], filtered(graphs['symmetric (SNL)'], x).items()
-    ):
-        axis.imshow(value, extent=extent, cmap='gray')
+        for colour, thickness in (('black', 5), ('white', 2)):
+            axis.plot(
+                QUERY[1] * width,
+                QUERY[0] * height,
+                'o',
+                color=colour,
+                ms=9,
+                mfc='none',
+                mew=thickness,
+            )
+    g = x.mean(1).flatten(1)[..., None]
+    names = list(FILTERS)
+    maps = {'g': g}
+    for name in (names[0], names[1], names[3]):
+        maps[name] = FILTERS[name](graphs['symmetric (SNL)'], g)
+    for axis, (name, value) in zip(axes[1], maps.items()):
+        axis.imshow(value[0, :, 0].view(GRID), extent=extent, cmap='gray')
         axis.set_title(name)
     for axis in axes.flat[:-1]:
         axis.axis('off')
     eigenvalues = torch.linspace(-1, 1, 201)
     curve = axes[1, 4]
-    for name, gain in responses(eigenvalues).items():
-        curve.plot(eigenvalues, gain, label=name)
-    curve.set_title('gain over the eigenvalues of A')
-    curve.legend(fontsize=7, loc='center left', bbox_to_anchor=(1.0, 0.5))
-    figure.tight_layout(pad=0.5)
+    for name, value in curves(eigenvalues).items():
+        curve.plot(eigenvalues, value, label=name)
+    curve.axhline(0, color='black', linewidth=0.6)
+    curve.set_title('p(λ) of five filters')
+    curve.set_xlabel('eigenvalue λ of A')
+    curve.set_ylabel('p(λ)')
+    curve.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.0, 0.5))
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f'{out.stem}.tmp{out.suffix}')
-    figure.savefig(temporary, dpi=80, pil_kwargs=dict(quality=85))
+    figure.savefig(temporary, dpi=80, pil_kwargs=dict(quality=88))
     plt.close(figure)
     os.replace(temporary, out)
 

@@ -15,21 +15,19 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from compare_segmentation import legend  # noqa: E402
 from mmengine.config import Config, DictAction  # noqa: E402
 from mmengine.dataset import pseudo_collate  # noqa: E402
 from mmengine.registry import init_default_scope  # noqa: E402
 from mmengine.runner import load_checkpoint  # noqa: E402
 
-from nl_plugins.analysis import (  # noqa: E402
-    AttentionRecord,
-    query_map,
-    record_attention,
-)
+from nl_plugins.analysis import AttentionRecord, record_attention  # noqa: E402
+from nl_plugins.analysis.picture import draw_attention  # noqa: E402
 from nl_plugins.blocks import BLOCKS  # noqa: E402
 from nl_plugins.command import add_debug, run  # noqa: E402
 
@@ -152,14 +150,18 @@ def rgb(item: dict) -> np.ndarray:
     return item['inputs'].flip(0).permute(1, 2, 0).numpy()
 
 
-def draw_scenes(items: list, results: list, palette: np.ndarray) -> Any:
+def draw_scenes(
+    items: list, results: list, palette: np.ndarray, names: list[str]
+) -> Any:
     """Picture, truth and prediction side by side; ignored pixels are black."""
+    present = set()
     figure, axes = plt.subplots(len(items), 3, figsize=(11, 2 * len(items)))
     for row, item, result in zip(axes, items, results):
         truth = item['data_samples'].gt_sem_seg.data[0].numpy()
         guess = result.pred_sem_seg.data[0].cpu().numpy()
         colours = np.vstack([palette, np.zeros((256 - len(palette), 3), np.uint8)])
         pictures = (rgb(item), colours[truth], colours[guess])
+        present |= {*np.unique(truth), *np.unique(guess)}
         for axis, picture, title in zip(
             row, pictures, ('image', 'truth', 'prediction')
         ):
@@ -167,12 +169,20 @@ def draw_scenes(items: list, results: list, palette: np.ndarray) -> Any:
             axis.axis('off')
             axis.set_title(title, fontsize=8)
     figure.tight_layout()
+    figure.legend(
+        handles=legend(names, palette, sorted(present)),
+        loc='upper center',
+        bbox_to_anchor=(0.5, 0),
+        ncols=8,
+        fontsize=8,
+        frameon=False,
+    )
     return figure
 
 
 def query_position(labels: np.ndarray, names: list[str]) -> tuple[int, int]:
     """(y, x) in the middle of a vehicle, or of the picture when there is none."""
-    for name in _QUERY_CLASSES:
+    for name in (name for name in _QUERY_CLASSES if name in names):
         rows, columns = np.nonzero(labels == names.index(name))
         if len(rows) > 50:
             return int(np.median(rows)), int(np.median(columns))
@@ -186,22 +196,16 @@ def last_record(model: torch.nn.Module, item: dict) -> tuple[str, AttentionRecor
     return list(records.items())[-1]
 
 
-def draw_attention(model: torch.nn.Module, item: dict, names: list[str]) -> Any:
-    """Where the last block of the network looks from one pixel."""
+def attention_picture(
+    model: torch.nn.Module, item: dict, names: list[str]
+) -> np.ndarray:
+    """Where the last block of the network looks from one pixel, (H, W, 3)."""
     labels = item['data_samples'].gt_sem_seg.data[0].numpy()
-    position = query_position(labels, names)
-    name, record = last_record(model, item)
-    heat = query_map(record, position, labels.shape).cpu().numpy()
-    figure, axes = plt.subplots(1, 2, figsize=(9, 2.6))
-    for axis in axes:
-        axis.imshow(rgb(item))
-        axis.plot(position[1], position[0], 'x', color='red', ms=9, mew=2)
-        axis.axis('off')
-    axes[1].imshow(heat, alpha=0.65, cmap='inferno')
-    axes[0].set_title('query', fontsize=8)
-    axes[1].set_title(f'attention of {name}', fontsize=8)
-    figure.tight_layout()
-    return figure
+    y, x = query_position(labels, names)
+    _, record = last_record(model, item)
+    position = (y / labels.shape[0], x / labels.shape[1])
+    (picture,) = draw_attention(record, [rgb(item)], position)
+    return picture
 
 
 def main() -> None:
@@ -222,11 +226,14 @@ def main() -> None:
     if scope == 'mmseg':
         names = list(dataset.metainfo['classes'])
         palette = np.array(dataset.metainfo['palette'], np.uint8)
-        figure = draw_scenes(items, results, palette)
+        figure = draw_scenes(items, results, palette, names)
         truths = (dataset[i]['data_samples'] for i in range(len(dataset)))
         maps = [truth.gt_sem_seg.data[0].numpy() for truth in truths]
         chance = chance_of_maps(maps, len(names))
-        save(draw_attention(model, items[0], names), args.out / 'attention.png')
+        picture = attention_picture(model, items[0], names)
+        temporary = args.out / 'attention.tmp.png'
+        plt.imsave(temporary, picture)
+        os.replace(temporary, args.out / 'attention.png')
     elif scope == 'mmpretrain':
         figure = draw_images(items, results, list(dataset.metainfo['classes']))
         chance = chance_of_labels([info['gt_label'] for info in infos])
