@@ -6,7 +6,10 @@
 For each case the block runs in float32, as it is and with every affinity as a matrix,
 and in float64 with the matrix. The result and every gradient must be finite where the
 matrix's are, and within four times the error of the float32 matrix or 1e-5 relative,
-whichever is larger. Prints what does not hold, and the count.
+whichever is larger. Nothing is compared where the matrix's own result exceeds float32,
+nor a gradient of which the matrix has no digit (its error is above 1), because the true
+one is nearly zero; such a gradient must be finite. Prints what does not hold, and the
+count.
 """
 
 from __future__ import annotations
@@ -77,6 +80,8 @@ def check(seed: int) -> str | None:
     module, x, what = draw(seed)
     ours, dense = run(module, x, 'auto'), run(module, x, 'dense')
     exact = run(copy.deepcopy(module).double(), x.double(), 'dense')
+    if not dense[0].isfinite().all():
+        return None
     largest = max(gradient.norm() for gradient in exact[1:])
     for index, (found, matrix, reference) in enumerate(zip(ours, dense, exact)):
         if index and reference.norm() < 1e-11 * largest:
@@ -85,6 +90,8 @@ def check(seed: int) -> str | None:
             continue
         if not found.isfinite().all():
             return f'{what}: tensor {index} is not finite'
+        if error(matrix, reference) > 1:
+            continue
         allowed = max(4 * error(matrix, reference), 1e-5)
         off = error(found, reference)
         if off > allowed:

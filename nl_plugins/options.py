@@ -84,6 +84,17 @@ class Filled:
         return '(at least one)'
 
 
+@dataclass(frozen=True)
+class Odd:
+    """The odd numbers."""
+
+    def __contains__(self, value: int) -> bool:
+        return value % 2 == 1
+
+    def __str__(self) -> str:
+        return '(odd)'
+
+
 Count = Annotated[int, Range(1)]
 Natural = Annotated[int, Range(0)]
 Positive = Annotated[float, Range(0, ends='(]')]
@@ -117,6 +128,8 @@ def accepts(annotation: Any, value: Any) -> bool:
         )
     if origin in (tuple, list, Sequence):
         return _is_sequence(value) and all(accepts(args[0], item) for item in value)
+    if annotation is Any:
+        return True
     if annotation is bool:
         return type(value) is bool
     if annotation in (int, float):
@@ -219,7 +232,9 @@ def checked(cls: type) -> type:
 
     Signature and docstring name the options of the bases, too; see :func:`documented`.
     Arguments that ``**kwargs`` pass on are checked by the base that names them if it
-    is decorated, too. The arguments of the outermost call are kept as ``_given``.
+    is decorated, too; those of bases that are not ours by the annotations in the class
+    attribute ``passed_on``, a dict by name. The arguments of the outermost call are
+    kept as ``_given``.
 
     Raises (the constructor):
         TypeError: If an option does not exist.
@@ -227,7 +242,9 @@ def checked(cls: type) -> type:
     """
     init = vars(cls).get('__init__')
     if init is None:
-        return cls
+        if 'passed_on' not in vars(cls):
+            return cls
+        init = cls.__init__
     signature = inspect.signature(init)
     resolve = functools.cache(lambda: annotations(init))
 
@@ -256,7 +273,15 @@ def checked(cls: type) -> type:
             )
             if option in hints and not variadic:
                 check(name, option, value, hints[option])
-        self.__dict__.setdefault('_given', dict(zip(known, args)) | kwargs)
+        given = dict(zip(known, args)) | kwargs
+        passed_on = {
+            option: hint
+            for base in reversed(type(self).__mro__)
+            for option, hint in vars(base).get('passed_on', {}).items()
+        }
+        for option in given.keys() & (passed_on.keys() - hints.keys()):
+            check(name, option, given[option], passed_on[option])
+        self.__dict__.setdefault('_given', given)
         init(self, *args, **kwargs)
 
     cls.__init__ = __init__

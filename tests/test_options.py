@@ -124,7 +124,7 @@ def required(cls, base, option):
     """The least that lets the constructor see ``option``."""
     owner = cls if '__init__' in vars(cls) else base
     own = inspect.signature(owner.__init__).parameters.values()
-    hints = annotations(owner.__init__)
+    hints = {**vars(cls).get('passed_on', {}), **annotations(owner.__init__)}
     needed = {
         p.name: next(v for v in ACCEPTED if accepts(hints.get(p.name, Any), v))
         for p in [*own][1:]
@@ -204,6 +204,49 @@ def test_repr_is_one_line(cls):
         line = repr(nn.Sequential(cls(16, **options))).splitlines()[1]
         given = ''.join(f', {name}={value!r}' for name, value in options.items())
         assert line == f'  (0): {cls.__name__}(16{given})'
+
+
+def passed_on_cases():
+    for name, cls in CLASSES.items():
+        for option, hint in vars(cls).get('passed_on', {}).items():
+            yield pytest.param(cls, option, hint, id=f'{name}-{option}')
+
+
+@pytest.mark.parametrize('cls, option, hint', passed_on_cases())
+def test_options_that_upstream_gets(cls, option, hint):
+    """Also those that a class hands on to the codebase's constructor."""
+    for value in wrong(hint):
+        with pytest.raises(ValueError) as error:
+            cls(**{**required(cls, cls, option), option: value})
+        message = str(error.value)
+        # A head says more of a list of channels.
+        told = f'{cls.__name__} got {option}=', f'{cls.__name__}: {option} must be '
+        assert message.startswith(told), message
+    default = parameters(cls)[0][option].default
+    if default is not inspect.Parameter.empty:
+        check(cls.__name__, option, default, hint)
+
+
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(norm_cfg=dict(type='BNN')),
+        dict(norm_cfg=dict(type='GN', num_groups=7)),
+        dict(norm_cfg=dict(type='BN', momentums=1)),
+        dict(act_cfg=dict(type='RELU')),
+        dict(conv_cfg=dict(type='Conv9d')),
+    ],
+)
+@pytest.mark.parametrize('cls', BLOCKS.values(), ids=BLOCKS)
+def test_layers_that_cannot_be_built(cls, options):
+    (option,) = options
+    listed = inspect.signature(cls).parameters
+    # One has no norm, another a norm of vectors, which is no convolution's.
+    if option not in listed or cls.__name__ in ('CCBlock', 'ChannelGate'):
+        return
+    with pytest.raises(ValueError, match=f'^{cls.__name__}: .*{option}=') as error:
+        cls(64, **options)
+    assert '\n' not in str(error.value)
 
 
 def test_every_class_of_the_package_is_checked():

@@ -181,17 +181,31 @@ class NonLocalBlock(BaseModule):
         with warnings.catch_warnings():
             # Several originals have a bias before the norm.
             warnings.filterwarnings('ignore', 'Unnecessary conv bias')
-            return ConvModule(
-                in_channels,
-                out_channels,
-                kernel_size=1,
-                bias=bias,
-                groups=groups,
+            layers = dict(
                 conv_cfg=self.conv_cfg,
                 norm_cfg=dimensional_norm(norm_cfg, self.ndim),
                 act_cfg=act_cfg,
-                inplace=False,
             )
+            try:
+                return ConvModule(
+                    in_channels,
+                    out_channels,
+                    kernel_size=1,
+                    bias=bias,
+                    groups=groups,
+                    inplace=False,
+                    **layers,
+                )
+            except (AssertionError, KeyError, TypeError, ValueError) as error:
+                given = ', '.join(
+                    f'{key}={cfg!r}' for key, cfg in layers.items() if cfg
+                )
+                raise ValueError(
+                    f'{type(self).__name__}: a convolution of {in_channels} to '
+                    f'{out_channels} channels cannot be built with {given}: one names '
+                    'no layer of mmcv or torch, or has an option that does not fit '
+                    f'({error})'
+                ) from error
 
     def maps(self, x: Tensor, *layers: nn.Module) -> list[Map]:
         """The maps of several layers of x (B, C, *S), each (B, N, channels).

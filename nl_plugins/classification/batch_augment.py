@@ -9,7 +9,7 @@ from mmpretrain.models.utils import ClsDataPreprocessor
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ..options import Natural, Share, checked
+from ..options import Count, Natural, Positive, Share, checked
 
 
 @MODELS.register_module()
@@ -37,7 +37,22 @@ class BatchAugmentDataPreprocessor(ClsDataPreprocessor):
             as a list or differ in size.
     """
 
+    passed_on = dict(
+        mean=Sequence[float] | None,
+        std=Sequence[Positive] | None,
+        pad_size_divisor=Count,
+        to_rgb=bool,
+        to_onehot=bool,
+        num_classes=Count | None,
+    )
+
     def __init__(self, padding: Natural = 4, flip_prob: Share = 0.5, **kwargs) -> None:
+        mean, std = kwargs.get('mean'), kwargs.get('std')
+        if len({1 if v is None else len(v) for v in (mean, std)} - {1}) > 1:
+            raise ValueError(
+                f'{type(self).__name__}: mean and std must have a number for each '
+                f'channel, but got {len(mean)} and {len(std)}'
+            )
         super().__init__(**kwargs)
         self.padding = padding
         self.flip_prob = flip_prob

@@ -1,13 +1,14 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """The linear head with dropout."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from mmpretrain.models.heads import LinearClsHead
 from mmpretrain.registry import MODELS
 from torch import Tensor, nn
 
-from ..options import Count, Range, checked
+from ..options import Cfg, Count, Filled, Range, checked
 
 
 @MODELS.register_module()
@@ -25,6 +26,10 @@ class LinearDropoutClsHead(LinearClsHead):
     Raises:
         ValueError: If ``dropout_ratio`` is not in [0, 1).
     """
+
+    passed_on = dict(
+        loss=Cfg, topk=Count | Annotated[Sequence[Count], Filled()], cal_acc=bool
+    )
 
     def __init__(
         self,

@@ -6,7 +6,7 @@ import numpy as np
 from mmaction.datasets.transforms import CenterCrop, Resize, ThreeCrop
 from mmaction.registry import TRANSFORMS
 
-from ..options import checked
+from ..options import Count, checked
 
 
 @TRANSFORMS.register_module()
@@ -66,6 +66,7 @@ def _pil_resize(img: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 @TRANSFORMS.register_module()
+@checked
 class PILCenterCrop(CenterCrop):
     """``CenterCrop`` whose offset is rounded half to even instead of down.
 
@@ -77,6 +78,8 @@ class PILCenterCrop(CenterCrop):
     Raises:
         ValueError: If the frames are smaller than the crop.
     """
+
+    passed_on = dict(crop_size=Count | tuple[Count, Count], lazy=bool)
 
     def transform(self, results: dict) -> dict:
         """Crop the frames of ``results['imgs']``."""
@@ -92,6 +95,7 @@ class PILCenterCrop(CenterCrop):
 
 
 @TRANSFORMS.register_module()
+@checked
 class FullResThreeCrop(ThreeCrop):
     """Three crops along the longer side, on TSM's grid of quarters.
 
@@ -106,6 +110,8 @@ class FullResThreeCrop(ThreeCrop):
     Raises:
         ValueError: If the frames are smaller than the crop.
     """
+
+    passed_on = dict(crop_size=Count | tuple[Count, Count])
 
     def transform(self, results: dict) -> dict:
         """Replace the frames of ``results['imgs']`` by those of the three crops."""

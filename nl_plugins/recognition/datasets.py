@@ -10,7 +10,7 @@ import re
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from mmaction.datasets import RawframeDataset, VideoDataset
@@ -22,7 +22,7 @@ from PIL import Image
 
 from ..compat.local_videos import bytes_missing
 from ..compat.text_lists import leaves, read_list
-from ..options import Count, Natural, checked
+from ..options import Count, Filled, Natural, checked
 
 Check = Literal['list', 'files', 'decode']
 _INTEGER = re.compile(r'[+-]?\d+')
@@ -57,6 +57,21 @@ class CheckedDataset:
         RuntimeError: If a video is bad and must not be skipped, or none is left.
     """
 
+    passed_on = dict(
+        ann_file=str,
+        data_prefix=dict,
+        filename_tmpl=str,
+        with_offset=bool,
+        multi_class=bool,
+        num_classes=Count | None,
+        start_index=Natural,
+        modality=Literal['RGB', 'Flow', 'Pose', 'Audio'],
+        delimiter=Annotated[str, Filled()] | None,
+        test_mode=bool,
+        indices=int | Sequence[int] | None,
+        lazy_init=bool,
+    )
+
     def __init__(
         self,
         *args,
@@ -73,6 +88,16 @@ class CheckedDataset:
         self.max_skipped = max_skipped
         self.allow_outside = allow_outside
         self.skipped = {}
+        name = type(self).__name__
+        if kwargs.get('multi_class') and not kwargs.get('num_classes'):
+            raise ValueError(
+                f'{name}: multi_class=True needs num_classes, the number of classes'
+            )
+        if kwargs.get('data_prefix', {self.prefix: ''}).keys() != {self.prefix}:
+            raise ValueError(
+                f'{name}: data_prefix must be a dict with the key {self.prefix!r} '
+                f'alone, but got {kwargs["data_prefix"]!r}'
+            )
         super().__init__(*args, **kwargs)
 
     def load_data_list(self) -> list[dict]:
@@ -194,6 +219,22 @@ class CheckedDataset:
 class CheckedRawframeDataset(CheckedDataset, RawframeDataset):
     """``RawframeDataset`` with the options of :class:`CheckedDataset`."""
 
+    prefix = 'img'
+
+    def load_data_list(self) -> list[dict]:
+        """As :class:`CheckedDataset`, after a look at ``filename_tmpl``."""
+        try:
+            names = {name for index in (1, 2) for name in self._names(index)}
+        except (IndexError, KeyError, ValueError):
+            names = set()
+        if len(names) < 2:
+            raise ValueError(
+                f'{type(self).__name__}: filename_tmpl must have a place for the '
+                f"number of the frame such as 'img_{{:05}}.jpg', but got "
+                f'{self.filename_tmpl!r}'
+            )
+        return super().load_data_list()
+
     def _columns(self) -> tuple[int, str]:
         if self.with_offset:
             return 2, 'folder offset frames label'
@@ -235,6 +276,8 @@ class CheckedVideoDataset(CheckedDataset, VideoDataset):
     ``min_frames`` needs ``check='decode'``; :class:`RequireFrames` in the pipeline
     checks each video when it is used instead.
     """
+
+    prefix = 'video'
 
     def __init__(self, *args, check: Check = 'list', min_frames: Count = 1, **kwargs):
         if min_frames > 1 and check != 'decode':

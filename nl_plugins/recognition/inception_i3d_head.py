@@ -1,12 +1,15 @@
 # Copyright (c) The nl_plugins authors. All rights reserved.
 """Classification head of inception-I3D-NON-LOCAL."""
 
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
 import torch.nn.functional as F
 from mmaction.models import I3DHead
 from mmaction.registry import MODELS
 from torch import Tensor
 
-from ..options import Count, checked
+from ..options import Cfg, Count, Filled, Range, Share, checked
 
 
 @MODELS.register_module()
@@ -33,6 +36,16 @@ class InceptionI3DHead(I3DHead):
         ValueError: If the map is smaller than the window: fewer than 10 frames or
             less than 224 x 224 pixels for the default.
     """
+
+    passed_on = dict(
+        loss_cls=Cfg,
+        dropout_ratio=Share,
+        init_std=Annotated[float, Range(0)],
+        multi_class=bool,
+        label_smooth_eps=Share,
+        topk=Count | Annotated[Sequence[Count], Filled()],
+        average_clips=Literal['score', 'prob'] | None,
+    )
 
     def __init__(
         self,

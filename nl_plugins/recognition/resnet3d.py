@@ -2,13 +2,14 @@
 """3D ResNets with the stems of the non-local papers' code."""
 
 import warnings
-from typing import Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
 
 import torch.nn as nn
 from mmaction.models import ResNet3d
 from mmaction.registry import MODELS
 
-from ..options import Count, Natural, checked
+from ..options import Cfg, Count, Filled, Natural, Range, checked
 
 
 @MODELS.register_module()
@@ -41,6 +42,30 @@ class NLResNet3d(ResNet3d):
         pool1_padding (tuple[int]): Padding of ``pool1``. Defaults to (0, 0, 0).
         **kwargs: Other arguments of ``ResNet3d``.
     """
+
+    passed_on = dict(
+        pretrained=str | None,
+        pretrained2d=bool,
+        in_channels=Count,
+        num_stages=Annotated[int, Range(1, 4)],
+        base_channels=Count,
+        out_indices=Annotated[Sequence[Annotated[int, Range(0, 3)]], Filled()],
+        spatial_strides=Sequence[Count],
+        temporal_strides=Sequence[Count],
+        dilations=Sequence[Count],
+        inflate=Annotated[int, Range(0, 1)] | Sequence[Any],
+        inflate_style=Literal['3x1x1', '3x3x3'],
+        style=Literal['pytorch', 'caffe'],
+        frozen_stages=Annotated[int, Range(-1, 4)],
+        norm_eval=bool,
+        with_cp=bool,
+        with_pool1=bool,
+        with_pool2=bool,
+        conv_cfg=Cfg,
+        norm_cfg=Cfg,
+        act_cfg=Cfg,
+        non_local=Annotated[int, Range(0, 1)] | tuple[Any, Any, Any, Any],
+    )
 
     def __init__(
         self,

@@ -63,6 +63,18 @@ class CamVidDataset(BaseSegDataset):
     )
     UNLABELLED = 11
 
+    passed_on = dict(
+        ann_file=str,
+        metainfo=dict | None,
+        data_root=str | None,
+        data_prefix=dict,
+        indices=int | Sequence[int] | None,
+        test_mode=bool,
+        lazy_init=bool,
+        ignore_index=int,
+        reduce_zero_label=bool,
+    )
+
     def __init__(
         self, img_suffix: str = '.jpg', seg_map_suffix: str = '.png', **kwargs
     ) -> None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
 from mmengine.logging import print_log
@@ -14,7 +16,7 @@ from mmseg.models.decode_heads.decode_head import BaseDecodeHead
 from mmseg.registry import MODELS
 from torch import Tensor
 
-from ..options import Cfg, Count, checked
+from ..options import Cfg, Count, Odd, Range, Share, checked
 
 
 @MODELS.register_module()
@@ -42,14 +44,31 @@ class NonLocalHead(FCNHead):
         ValueError: If ``block`` names no type or ``num_convs`` is not 2.
     """
 
+    passed_on = dict(
+        in_channels=Count | Sequence[Count],
+        channels=Count,
+        num_classes=Count,
+        out_channels=Count | None,
+        num_convs=Literal[2],
+        kernel_size=Annotated[int, Range(1), Odd()],
+        concat_input=bool,
+        dilation=Count,
+        dropout_ratio=Share,
+        threshold=Share | None,
+        in_index=int | Sequence[int],
+        input_transform=Literal['resize_concat', 'multiple_select'] | None,
+        ignore_index=int | None,
+        align_corners=bool,
+        loss_decode=Cfg | Sequence[Cfg],
+        conv_cfg=Cfg | None,
+        norm_cfg=Cfg | None,
+        act_cfg=Cfg | None,
+        sampler=Cfg | None,
+    )
+
     def __init__(self, block: Cfg | None = None, **kwargs) -> None:
         name = type(self).__name__
         super().__init__(**kwargs)
-        if self.num_convs != 2:
-            raise ValueError(
-                f'{name}: num_convs must be 2, because the block sits between the two '
-                f'convolutions, but got {self.num_convs}'
-            )
         if block is None:
             raise ValueError(
                 f"{name}: block must be a config such as dict(type='SNLBlock'), but "
