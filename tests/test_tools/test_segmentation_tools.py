@@ -160,12 +160,14 @@ def test_memory_of_a_dense_network_is_estimated(full_resolution):
         return found if number is None else {**found, 'bytes': number}
 
     asked = row('dense-model', '64x32')
-    figures = [row('model', '32x16', 10), row('dense-model', '32x16', 15)]
-    assert full_resolution.estimate(figures, asked) is None
-    figures.append(row('model', '64x32', 40))
-    # Four times the pixels, sixteen times the matrix.
+    assert full_resolution.estimate([row('model', '32x16', 9)], asked) is None
+    matrix = 4 * 8**2
+    figures = [row('dense-model', '32x16', 2 * matrix + 5)]
+    # Four times the pixels, sixteen times each matrix.
+    expected = {**asked, 'bytes': 2 * 16 * matrix + 4 * 5, 'estimated': True}
     found = full_resolution.estimate(figures, asked)
-    assert found == {**asked, 'bytes': 40 + 16 * 5, 'estimated': True}
+    assert found == expected
+    assert full_resolution.estimate([*figures, found], asked) == expected
 
 
 def test_sizes_are_checked(full_resolution):

@@ -151,30 +151,24 @@ def in_subprocess(
 
 
 def estimate(figures: Sequence[Mapping], row: Mapping) -> dict | None:
-    """``row`` of a dense part with the memory that it would take, where that follows.
+    """``row`` of a dense part with the memory that it would take, from the largest
+    size at which the part was measured; None if it was not.
 
-    What dense holds beyond the other formulation are matrices: that is known at a
-    size where both were measured, and grows as one matrix does.
+    Whole matrices grow as one matrix does, the rest with the number of pixels.
     """
-
-    def measured(part: str) -> dict[tuple[int, int], float]:
-        return {
-            parse_size(other['image']): other['bytes']
-            for other in figures
-            if (other['config'], other['part']) == (row['config'], part)
-            and not other.get('estimated')
-        }
-
-    dense = measured(row['part'])
-    without = measured('model' if row['part'].endswith('model') else 'block')
-    size = parse_size(row['image'])
-    common = dense.keys() & without.keys()
-    if not common or size not in without:
+    measured = {
+        parse_size(other['image']): other['bytes']
+        for other in figures
+        if (other['config'], other['part']) == (row['config'], row['part'])
+        and not other.get('estimated')
+    }
+    if not measured:
         return None
-    known = max(common)
+    known, size = max(measured), parse_size(row['image'])
     crossing = short_name(row['config']) == 'ccnet'
-    growth = dense_bytes(size, crossing) / dense_bytes(known, crossing)
-    used = without[size] + (dense[known] - without[known]) * growth
+    matrices, rest = divmod(measured[known], dense_bytes(known, crossing))
+    pixels = size[0] * size[1] / (known[0] * known[1])
+    used = matrices * dense_bytes(size, crossing) + rest * pixels
     return {**row, 'bytes': round(used), 'estimated': True}
 
 
