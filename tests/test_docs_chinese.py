@@ -29,7 +29,7 @@ def facts(cell: str) -> list[str]:
         link for link in re.findall(r'\]\((.+?)\)', cell) if '/get_started' not in link
     ]
     words = re.sub(r'\]\(.+?\)|`.+?`', '', cell)
-    return re.findall(r'`.+?`', cell) + links + re.findall(r'\d[\d.,]*', words)
+    return re.findall(r'`.+?`', cell) + links + re.findall(r'\d+(?:[.,]\d+)*', words)
 
 
 def tables(text: str) -> list[list[list[list[str]]]]:
