@@ -503,8 +503,8 @@ def video(path: str) -> str:
         'Mini video sets: what does a network know about order?',
         f'Networks trained on synthetic clips whose {setting["classes"]} classes '
         f'differ in the order of events, {setting["epochs"]} epochs; top-1 with the '
-        f'frames of every clip in another order at test time. Clips: {"; ".join(clips)}. '
-        f'{content["machine"]}.',
+        'frames of every clip in another order at test time. Clips: '
+        f'{"; ".join(clips)}. {content["machine"]}.',
         '\n\n'.join(
             [
                 table(header, rows),
