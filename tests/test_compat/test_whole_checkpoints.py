@@ -211,9 +211,12 @@ def test_a_folder_that_was_moved(tmp_path):
     assert runner.epoch == 1
 
 
-@pytest.mark.parametrize('victim', ['epoch_2.pth', 'last_checkpoint'])
+@pytest.mark.parametrize(
+    'victim', ['epoch_2.pth', 'best_up_score_epoch_2.pth', 'last_checkpoint']
+)
 def test_a_full_disk_names_the_file(tmp_path, monkeypatch, victim):
     fsync, replace, seen = os.fsync, os.replace, []
+    best = 'up/score' if victim.startswith('best') else None
 
     def full(descriptor):
         if victim in os.readlink(f'/proc/self/fd/{descriptor}'):
@@ -224,14 +227,16 @@ def test_a_full_disk_names_the_file(tmp_path, monkeypatch, victim):
 
     monkeypatch.setattr(os, 'fsync', full)
     with pytest.raises(OSError, match=r'\[Errno 28\] .*' + victim) as error:
-        make(tmp_path, epochs=2).train()
+        make(tmp_path, epochs=2, save_best=best).train()
     assert error.value.filename == str(tmp_path / victim)
     monkeypatch.undo()
     assert os.replace is replace
-    assert 'epoch_1.pth' in names(tmp_path)
-    assert whole_checkpoints.damage_of(tmp_path / 'epoch_1.pth') is None
+    # The best one is saved after the last one.
+    whole = ['epoch_2.pth', 'best_up_score_epoch_1.pth'] if best else ['epoch_1.pth']
+    for name in whole:
+        assert whole_checkpoints.damage_of(tmp_path / name) is None
     assert not [name for name in names(tmp_path) if name.endswith('.unfinished')]
-    assert (tmp_path / 'last_checkpoint').read_text().endswith('epoch_1.pth')
+    assert (tmp_path / 'last_checkpoint').read_text().endswith(whole[0])
 
 
 def test_what_is_left_half_written_goes(tmp_path):
