@@ -16,7 +16,13 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
 from ..options import Count, Share, checked
-from .picture import draw_attention, draw_spectrum, film_strip, network_frames
+from .picture import (
+    draw_attention,
+    draw_spectrum,
+    film_strip,
+    network_frames,
+    query_time,
+)
 from .record import record_attention
 from .spectrum import filter_response, graph_spectrum
 
@@ -125,7 +131,10 @@ class NonLocalVisualizationHook(Hook):
         for layer, record in self._records.items():
             shown = frames_of(record, frames, self._inputs[-1].ndim)
             drawn = [
-                film_strip(draw_attention(record, shown, position, self.alpha))
+                film_strip(
+                    draw_attention(record, shown, position, self.alpha),
+                    query_time(position),
+                )
                 for position in self.positions
             ]
             # Film strips are wide, so that they stand one below the other.

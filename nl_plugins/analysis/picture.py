@@ -56,7 +56,7 @@ def draw_attention(
             f'{tuple(position)}'
         )
     frames = [readable(frame) for frame in frames]
-    time, y, x = position if len(position) == 3 else (0.5, *position)
+    time, (y, x) = query_time(position), position[-2:]
     height, width = frames[0].shape[:2]
     frame, row, column = int(time * len(frames)), int(y * height), int(x * width)
     if len(record.grid) == 3:
@@ -72,6 +72,11 @@ def draw_attention(
     mark(pictures[frame], row, column)
     bar = weight_bar(width, limit, signed=bool((heat < 0).any()))
     return [np.concatenate([picture, bar]) for picture in pictures]
+
+
+def query_time(position: Sequence[float]) -> float:
+    """The fraction of the frames at which a position (y, x) or (t, y, x) is."""
+    return position[0] if len(position) == 3 else 0.5
 
 
 def readable(picture: np.ndarray) -> np.ndarray:
@@ -127,14 +132,19 @@ def weight_bar(width: int, limit: float, signed: bool = False) -> np.ndarray:
     return bar
 
 
-def film_strip(pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """At most eight pictures, evenly spaced, in rows of four, numbered from 0."""
+def film_strip(pictures: Sequence[np.ndarray], time: float = 0.0) -> np.ndarray:
+    """At most eight pictures, evenly spaced, in rows of four, numbered from 0.
+
+    The one at ``time``, a fraction of their number, is among them.
+    """
     import cv2
 
     if len(pictures) == 1:
         return pictures[0]
     count = min(len(pictures), _MAX_STRIP)
     chosen = np.linspace(0, len(pictures) - 1, count).round().astype(int)
+    asked = int(time * len(pictures))
+    chosen[np.abs(chosen - asked).argmin()] = asked
     cells = []
     for index in chosen:
         cell = pictures[index].copy()

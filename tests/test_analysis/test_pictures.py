@@ -164,6 +164,8 @@ def test_a_film_strip_has_at_most_eight_frames_in_rows_of_four():
     strip = film_strip(frames)
     assert strip.shape == (60, 200, 3)
     assert strip[29, 0, 0] == 0 and strip[59, -1, 0] == 31 and strip[59, 0, 0] == 18
+    asked = film_strip(frames, 0.25)  # between the 4th and the 9th
+    assert [asked[29, 50 * i, 0] for i in range(4)] == [0, 4, 8, 13]
     assert film_strip(frames[:6]).shape == (60, 200, 3)
     assert (film_strip(frames[:6])[30:, 100:] == 255).all()
     assert film_strip(frames[:3]).shape == (30, 150, 3)

@@ -26,7 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import nl_plugins  # noqa: F401  repairs upstream packages before they are imported
 from nl_plugins.analysis import record_attention
 from nl_plugins.analysis.hook import frames_of, spectrum_picture
-from nl_plugins.analysis.picture import draw_attention, film_strip, network_frames
+from nl_plugins.analysis.picture import (
+    draw_attention,
+    film_strip,
+    network_frames,
+    query_time,
+)
 from nl_plugins.codebases import CODEBASES
 from nl_plugins.command import add_debug, run
 from nl_plugins.files import open_whole
@@ -240,7 +245,10 @@ def main(argv=None) -> None:
             if len(pictures) == 1:
                 write(out / f'{name}.png', pictures[0])
             else:
-                write(out / f'{name}_strip.png', film_strip(pictures))
+                write(
+                    out / f'{name}_strip.png',
+                    film_strip(pictures, query_time(position)),
+                )
                 write_video(out / f'{name}.mp4', pictures, args.fps)
         _, queries, keys = record.affinity.shape
         if args.spectrum and queries == keys:
