@@ -130,7 +130,7 @@ def _register() -> None:
         return
     from .registry import defer, defer_shared, name_owners
 
-    name_owners()
+    name_owners(_public_names)
     defer_shared(*filter(find_spec, (f'{__name__}.{module}' for module in _SHARED)))
     for codebase in CODEBASES.values():
         if find_spec(codebase.adapter):

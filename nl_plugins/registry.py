@@ -5,8 +5,11 @@
 registries below and then their parents.
 """
 
+from __future__ import annotations
+
 import functools
 import re
+from collections.abc import Callable
 from importlib import import_module
 from types import ModuleType
 
@@ -68,8 +71,12 @@ def _add_location(registry: Registry, module: str) -> None:
         registry._locations = [*registry._locations, module]
 
 
-def name_owners() -> None:
-    """Let a look-up of a class of ours in another codebase's config say whose it is."""
+def name_owners(public_names: Callable[[str], list[str]]) -> None:
+    """Let a look-up of a class of ours in another codebase's config say whose it is.
+
+    Args:
+        public_names (Callable): The names of the classes of one of our adapters.
+    """
     build = build_functions.build_from_cfg
     if hasattr(build, 'names_owners'):
         return
@@ -80,7 +87,14 @@ def name_owners() -> None:
             return build(cfg, registry, default_args)
         except KeyError as error:
             name = cfg.get('type') if isinstance(cfg, dict) else None
-            sentence = _owner(name, str(error)) if isinstance(name, str) else None
+            if not isinstance(name, str):
+                raise
+            owners = [
+                codebase.package
+                for codebase in CODEBASES.values()
+                if name in public_names(codebase.extra)
+            ]
+            sentence = _whose(name, owners, str(error))
             if sentence is None:
                 raise
             raise KeyError(sentence) from error
@@ -89,13 +103,8 @@ def name_owners() -> None:
     build_functions.build_from_cfg = build_from_cfg
 
 
-def _owner(name: str, error: str) -> str | None:
-    from . import _public_names
-
+def _whose(name: str, owners: list[str], error: str) -> str | None:
     found = re.match(rf"'{re.escape(name)} is not in the (\w+)::", error)
-    owners = [
-        one.package for one in CODEBASES.values() if name in _public_names(one.extra)
-    ]
     if not found or not owners or found[1] in owners:
         return None
     if name.endswith('Head'):
