@@ -548,7 +548,7 @@ def video_ablations(path: str, names: Sequence[str]) -> str:
 
 INTRODUCTION = """# Findings
 
-What people ask about non-local blocks, answered by experiments that anybody can run
+What you get: what people ask about non-local blocks, answered by experiments that anybody can run
 again. The numbers and tables of this page are written by
 `.dev_scripts/experiments/findings_page.py` from the JSONs in `docs/en/findings`.
 
