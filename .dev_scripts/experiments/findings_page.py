@@ -428,8 +428,8 @@ def cifar(grid: Experiment) -> str:
         + verdict(to_control, 'the control', len(grid.seeds)),
         f'{setting["epochs"]} epochs on a tenth of the images at '
         f'{setting["size"]}x{setting["size"]} pixels are far from convergence: the '
-        'table compares how fast networks start to learn. Fifteen differences at 95 % '
-        'leave 0 out by chance now and then.',
+        f'table compares how fast networks start to learn. Of {len(rows)} differences '
+        'at 95 % some leave 0 out by chance.',
         [
             'python .dev_scripts/experiments/cifar_places.py '
             '--data cifar10_subset.npz \\\n    '
