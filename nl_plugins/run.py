@@ -64,8 +64,11 @@ def find_script(package: str, name: str) -> Path:
         ValueError: The package is no installed codebase, it has no such script, or
             several.
     """
-    scripts = list_scripts(package)
     wanted = name.removesuffix('.py').removeprefix('./')
+    exact = tools_of(package) / f'{wanted}.py'
+    if exact.is_file():
+        return exact
+    scripts = list_scripts(package)
     found = [each for each in scripts if f'/{each}'.endswith(f'/{wanted}')]
     # The one in the fewest folders, if there is one.
     depth = min((each.count('/') for each in found), default=0)

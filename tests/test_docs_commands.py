@@ -43,6 +43,12 @@ ELSEWHERE = {
     # Cityscapes, CIFAR-10, CamVid, HMDB51, or minutes on the mini sets.
     r'python tools/(train|test).py': 'test_tools/test_train_test.py',
     r'python -m nl_plugins.doctor': 'test_doctor.py',
+    r'python .dev_scripts/experiments/': 'test_experiments/test_experiments_run.py',
+    r'python tools/analysis_tools/(query_dep|filters|receptive|temporal)': (
+        'test_tools/test_trained_model_tools.py'
+    ),
+    r'python .dev_scripts/kill_runs.py': 'test_compat/test_whole_checkpoints.py',
+    r'python .dev_scripts/random_gradients.py': 'hours',
     r'python tools/visualization/vis_attention.py --demo': 'test_tools/test_demo.py',
     r'python -m nl_plugins.run': 'test_tools/test_run.py',
     r'python tools/visualization/vis_attention.py': 'test_analysis/test_pictures.py',

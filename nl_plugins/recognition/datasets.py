@@ -22,7 +22,7 @@ from PIL import Image
 
 from ..compat.local_videos import bytes_missing
 from ..compat.text_lists import leaves, read_list
-from ..options import Count, Filled, Natural, checked
+from ..options import Count, Filled, Natural, checked, documented
 
 Check = Literal['list', 'files', 'decode']
 _INTEGER = re.compile(r'[+-]?\d+')
@@ -216,6 +216,7 @@ class CheckedDataset:
 
 
 @DATASETS.register_module()
+@documented
 class CheckedRawframeDataset(CheckedDataset, RawframeDataset):
     """``RawframeDataset`` with the options of :class:`CheckedDataset`."""
 

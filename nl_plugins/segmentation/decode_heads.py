@@ -53,7 +53,7 @@ class NonLocalHead(FCNHead):
         kernel_size=Annotated[int, Range(1), Odd()],
         concat_input=bool,
         dilation=Count,
-        dropout_ratio=Share,
+        dropout_ratio=Share | Literal[-1],
         threshold=Share | None,
         in_index=int | Sequence[int],
         input_transform=Literal['resize_concat', 'multiple_select'] | None,

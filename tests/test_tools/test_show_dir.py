@@ -44,7 +44,8 @@ def test_pictures_of_a_small_set(root, tmp_path, package, config, data, count):
         f'_base_ = {str(root / "configs" / config)!r}\n'
         "custom_hooks = [dict(type='NonLocalVisualizationHook', enable=True)]\n"
     )
-    torch.save(dict(state_dict={}, meta={}), tmp_path / 'nothing.pth')
+    content = dict(state_dict=dict(unknown=torch.zeros(1)), meta={})
+    torch.save(content, tmp_path / 'nothing.pth')
     options = in_process('test')
     command = [sys.executable, root / 'tools/test.py', 'config.py', 'nothing.pth']
     show = ['--show-dir', 'shown'] if count else []

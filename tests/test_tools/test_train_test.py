@@ -360,7 +360,7 @@ def test_an_unknown_scope(refused, tmp_path):
 def test_a_scope_that_has_no_scripts(refused, tmp_path):
     config = tmp_path / 'config.py'
     config.write_text("default_scope = 'mmengine'\n")
-    assert 'has no script train.py' in refused('train.py', config)
+    assert 'has no scripts: install it again' in refused('train.py', config)
 
 
 def test_a_codebase_that_is_not_installed(refused, tmp_path, monkeypatch):
