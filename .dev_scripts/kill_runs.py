@@ -34,7 +34,7 @@ from mmengine.hooks import Hook  # noqa: E402
 from mmengine.model import BaseModel  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
-from nl_plugins.compat import whole_checkpoints  # noqa: E402
+from nl_plugins import files  # noqa: E402
 
 PIECES = 20
 PAUSE = 0.02  # seconds after each piece of a slowed write
@@ -115,7 +115,7 @@ def train(folder: Path, pipe: int, slow: bool) -> None:
             file = builtins.open(path, mode, *args, **kwargs)
             return Slow(file, report) if mode == 'wb' else file
 
-        whole_checkpoints.open = local_backend.open = slow_open
+        files.open = local_backend.open = slow_open
     loader = dict(
         dataset=[dict(x=torch.ones(256))] * 2,
         batch_size=1,

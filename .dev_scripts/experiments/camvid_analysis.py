@@ -114,7 +114,8 @@ def draw(args: argparse.Namespace, images: Tensor) -> None:
         ('findings_filters.png', draw_filters(filters)),
     ):
         temporary = args.pictures / f'.{name}'
-        Image.fromarray(picture).save(temporary, 'PNG')
+        few = Image.fromarray(picture).quantize(64, dither=Image.Dither.NONE)
+        few.save(temporary, 'PNG', optimize=True)
         temporary.replace(args.pictures / name)
 
 

@@ -141,7 +141,8 @@ def test_the_picture_of_the_idea(tools, tmp_path):
 
 def test_every_picture_of_a_small_set_is_written(root, tmp_path):
     for kind in ('images', 'labels'):
-        (tmp_path / 'data' / kind / 'test').mkdir(parents=True)
+        for split in ('train', 'val', 'test'):
+            (tmp_path / 'data' / kind / split).mkdir(parents=True)
     street = cv2.imread(str(root / 'demo' / 'street.jpg'))
     for name in 'ab':
         folder = tmp_path / 'data'

@@ -96,7 +96,13 @@ def _without_synchronising(step: Step) -> bool:
 
 
 def close(found: list[Tensor], expected: list[Tensor]) -> bool:
-    return max(map(relative_error, found, expected)) < 1e-4
+    """Equal to rounding: that of a sum that cancels, as the gradient of a bias in
+    front of a softmax, is as large as what it adds up."""
+    largest = max(value.abs().max() for value in expected)
+    return all(
+        relative_error(a, b) < 1e-4 or (a - b).abs().max() < 1e-6 * largest
+        for a, b in zip(found, expected)
+    )
 
 
 def _captures_forward(step: Step) -> bool:
