@@ -141,8 +141,7 @@ def test_the_picture_of_the_idea(tools, tmp_path):
 
 def test_every_picture_of_a_small_set_is_written(root, tmp_path):
     for kind in ('images', 'labels'):
-        for split in ('train', 'val', 'test'):
-            (tmp_path / 'data' / kind / split).mkdir(parents=True)
+        (tmp_path / 'data' / kind / 'test').mkdir(parents=True)
     street = cv2.imread(str(root / 'demo' / 'street.jpg'))
     for name in 'ab':
         folder = tmp_path / 'data'
@@ -160,6 +159,10 @@ def test_every_picture_of_a_small_set_is_written(root, tmp_path):
     command += [
         '--cfg-options',
         f'test_dataloader.dataset.data_root={folder}',
+        # mmseg's hook asks for the iteration, for which mmengine reads this set, too.
+        f'train_dataloader.dataset.data_root={folder}',
+        'train_dataloader.dataset.data_prefix.img_path=images/test',
+        'train_dataloader.dataset.data_prefix.seg_map_path=labels/test',
         'test_dataloader.num_workers=0',
         'test_dataloader.persistent_workers=False',
     ]
