@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from mmengine.hooks.hook import Hook  # its package may be half imported
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 
-from ..options import Count, Share, checked
+from ..options import Count, Filled, Share, checked
 from .picture import (
     draw_attention,
     draw_spectrum,
@@ -60,7 +61,7 @@ class NonLocalVisualizationHook(Hook):
         enable: bool = False,
         interval: Count = 50,
         layers: Sequence[str] | None = None,
-        positions: Sequence[Sequence[float]] = ((0.5, 0.5),),
+        positions: Annotated[Sequence[Sequence[float]], Filled()] = ((0.5, 0.5),),
         alpha: Share = 0.8,
         spectrum: bool = False,
     ) -> None:

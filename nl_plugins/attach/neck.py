@@ -33,8 +33,8 @@ class BaseNonLocalNeck(BaseModule):
         init_cfg (dict, optional): Config of an initialisation.
 
     Raises:
-        ValueError: If a level does not exist, or features of another number of
-            levels arrive.
+        ValueError: If a level does not exist or is named twice, or features of another
+            number of levels arrive.
     """
 
     def __init__(
@@ -53,10 +53,16 @@ class BaseNonLocalNeck(BaseModule):
                     f'level {level} does not exist: in_channels={in_channels} has the '
                     f'levels 0 to {len(widths) - 1}'
                 )
+        chosen = sorted(level % len(widths) for level in levels)
+        if len(set(chosen)) < len(chosen):
+            raise ValueError(
+                f'levels={tuple(levels)} names a level of {len(widths)} twice: a list '
+                'in block puts several blocks there'
+            )
         self.in_channels = in_channels
         self.num_levels = len(widths)
         self.num_segments = num_segments
-        self.levels = sorted({level % len(widths) for level in levels})
+        self.levels = chosen
         blocks = [block] if isinstance(block, dict) else list(block)
         for level in self.levels:
             sequence = BlockSequence(

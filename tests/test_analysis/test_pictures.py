@@ -346,7 +346,9 @@ def test_an_interrupted_batch_leaves_no_hook(runner):
     assert not runner.model.backbone._forward_pre_hooks
 
 
-@pytest.mark.parametrize('options', [dict(interval=0), dict(positions=[(1, 0.5)])])
+@pytest.mark.parametrize(
+    'options', [dict(interval=0), dict(positions=[(1, 0.5)]), dict(positions=())]
+)
 def test_wrong_options_of_the_hook(options):
     with pytest.raises(ValueError, match='interval|positions'):
         HOOKS.build(dict(type='NonLocalVisualizationHook', **options))

@@ -89,6 +89,8 @@ def test_a_neck_refines_the_chosen_levels():
     [
         (dict(levels=()), 'levels must be .*at least one'),
         (dict(levels=(2,)), 'level 2 does not exist'),
+        (dict(levels=(0, 0)), 'names a level of 2 twice'),
+        (dict(levels=(1, -1)), 'names a level of 2 twice'),
         (dict(levels=0), 'levels must be a sequence'),
         (dict(block=[]), 'block must be .*at least one'),
         (dict(block='NLBlock'), "block must be a dict with the key 'type'"),
