@@ -140,7 +140,7 @@ def test_pipelines_of_raw_frames_read_videos(tool):
 
 
 def test_a_missing_file(main, colours, tmp_path):
-    with pytest.raises(SystemExit, match='input .* does not exist'):
+    with pytest.raises(FileNotFoundError, match='input .* does not exist'):
         main(['nothing.png', str(colours / 'image.py'), 'x.pth'])
 
 

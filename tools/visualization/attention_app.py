@@ -14,7 +14,6 @@ coarse that the file stays below 5 MB.
 import argparse
 import base64
 import json
-import os
 import sys
 from collections.abc import Sequence
 from math import prod
@@ -26,18 +25,18 @@ import cv2  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
-from mmengine.config import Config, DictAction  # noqa: E402
+from mmengine.config import DictAction  # noqa: E402
 from rich.progress import track  # noqa: E402
-from vis_attention import add_demo, check_demo, load  # noqa: E402
+from vis_attention import add_demo, check_demo, observe  # noqa: E402
 
 from nl_plugins.analysis import (  # noqa: E402
     AttentionRecord,
     filter_response,
     graph_spectrum,
-    record_attention,
 )
 from nl_plugins.analysis.hook import frames_of  # noqa: E402
 from nl_plugins.analysis.picture import network_frames, readable  # noqa: E402
+from nl_plugins.files import open_whole  # noqa: E402
 
 MAX_BYTES = 5_000_000
 MAX_FRAMES = 32
@@ -159,23 +158,8 @@ def jpeg(picture: np.ndarray) -> str:
 @torch.no_grad()
 def content(args: argparse.Namespace) -> dict:
     """What the page shows."""
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
-    model, run = load(cfg, args.checkpoint, args.device)
-    inputs = []
-    handle = model.backbone.register_forward_pre_hook(
-        lambda module, values: inputs.append(values[0])
-    )
-    try:
-        with record_attention(model, args.layer) as records:
-            run(model, args.input)
-    finally:
-        handle.remove()
-    if not records:
-        raise ValueError('the model holds no non-local block that ran')
-    everything = network_frames(model, inputs[-1])
-    rank = inputs[-1].ndim
+    cfg, model, records, x = observe(args)
+    everything, rank = network_frames(model, x), x.ndim
     frames = everything
     for record in records.values():
         by_frame = (
@@ -213,20 +197,11 @@ def page(data: dict) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    for name in ('config', 'checkpoint', 'input'):
-        path = getattr(args, name)
-        if not Path(path).is_file():
-            print(f'error: {name} {path} does not exist', file=sys.stderr)
-            return 1
     try:
         text = page(content(args))
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = args.out.with_name(f'.{os.getpid()}.{args.out.name}')
-        try:
-            temporary.write_text(text, encoding='utf-8')
-            temporary.replace(args.out)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with open_whole(args.out, 'w') as file:
+            file.write(text)
     except (OSError, ValueError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

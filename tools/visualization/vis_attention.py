@@ -206,19 +206,26 @@ def write_video(path: Path, pictures, fps: float) -> None:
 
 
 @torch.no_grad()
-def main(argv=None) -> None:
-    args = parse_args(argv)
+def observe(
+    args: argparse.Namespace,
+) -> tuple[Config, torch.nn.Module, dict, torch.Tensor]:
+    """Run the network once: its config, itself, the records of its blocks, its input.
+
+    Raises:
+        FileNotFoundError: The input, the config or the checkpoint is not there.
+        ValueError: No block ran.
+    """
     for name in ('input', 'config', 'checkpoint'):
         path = getattr(args, name)
-        if not Path(path).exists():
-            raise SystemExit(f'{name} {path} does not exist')
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'{name} {path} does not exist')
     cfg = Config.fromfile(args.config)
     if args.cfg_options:
         cfg.merge_from_dict(args.cfg_options)
     model, infer = load(cfg, args.checkpoint, args.device)
     inputs = []
     handle = model.backbone.register_forward_pre_hook(
-        lambda module, args: inputs.append(args[0])
+        lambda module, values: inputs.append(values[0])
     )
     try:
         with record_attention(model, args.layer) as records:
@@ -226,15 +233,21 @@ def main(argv=None) -> None:
     finally:
         handle.remove()
     if not records:
-        raise SystemExit('the model holds no non-local block that ran')
+        raise ValueError('the model holds no non-local block that ran')
+    return cfg, model, records, inputs[-1]
 
+
+@torch.no_grad()
+def main(argv=None) -> None:
+    args = parse_args(argv)
+    cfg, model, records, x = observe(args)
     out = Path(args.out)
     mmengine.mkdir_or_exist(out)
-    everything = network_frames(model, inputs[-1])
+    everything = network_frames(model, x)
     stem = Path(args.input).stem
     for layer, record in records.items():
-        frames = frames_of(record, everything, inputs[-1].ndim)
-        if inputs[-1].ndim == 4 and len(record.grid) == 2:
+        frames = frames_of(record, everything, x.ndim)
+        if x.ndim == 4 and len(record.grid) == 2:
             if cfg.default_scope == 'mmaction':  # a 2D block sees frames one by one
                 frames = everything
         height, width = frames[0].shape[:2]
