@@ -18,10 +18,10 @@ from mmaction.registry import DATASETS, TRANSFORMS
 from mmcv.transforms import BaseTransform
 from mmengine.fileio import exists, get
 from mmengine.logging import print_log
-from PIL import Image
 
 from ..compat.local_videos import bytes_missing
 from ..compat.text_lists import leaves, read_list
+from ..files import UnreadableError, open_picture
 from ..options import Count, Filled, Natural, checked, documented
 
 Check = Literal['list', 'files', 'decode']
@@ -377,10 +377,8 @@ def _look_at(look: Callable, items: Sequence, sender) -> None:
 
 def _is_picture(path: str) -> bool:
     try:
-        # cv2 fills what is missing of a truncated picture with grey.
-        with Image.open(io.BytesIO(get(path))) as picture:
-            picture.load()
-    except Exception:  # decoders raise whatever they like
+        open_picture(io.BytesIO(get(path)))
+    except UnreadableError:
         return False
     return True
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import nl_plugins  # noqa: E402, F401  repairs upstream before it is imported
+from nl_plugins import files  # noqa: E402
 
 
 def parser_of(text: str, checkpoint: bool = True) -> argparse.ArgumentParser:
@@ -108,22 +108,16 @@ def write_json(path: Path | None, content: dict) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}')
-    temporary.write_text(json.dumps(content, indent=1) + '\n')
-    os.replace(temporary, path)
+    with files.open_whole(path, 'w') as file:
+        file.write(json.dumps(content, indent=1) + '\n')
 
 
 def write_picture(path: Path | None, picture) -> None:
     """Write an RGB picture whole or not at all; None writes nothing."""
     if path is None:
         return
-    import cv2
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}')
-    if not cv2.imwrite(str(temporary), picture[..., ::-1]):
-        raise SystemExit(f'{path} could not be written')
-    os.replace(temporary, path)
+    files.write_picture(path, picture)
 
 
 def numbers(metrics: dict) -> dict[str, float]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from files import write_text  # noqa: E402
+from files import naming, write_text  # noqa: E402
 from mini_data import cifar10, cityscapes, coco, videos  # noqa: E402
 
 VERSION = 1
@@ -92,16 +92,12 @@ def make(out: Path, name: str, seed: int, num_train: int, num_test: int) -> bool
     progress = Progress(name, num_train + num_test)
     try:
         temporary.mkdir(parents=True)
-        SETS[name].write(temporary, seed, num_train, num_test, progress.advance)
+        with naming(temporary):
+            SETS[name].write(temporary, seed, num_train, num_test, progress.advance)
         write_text(temporary / STAMP, json.dumps(stamp) + '\n')
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
-    except OSError as error:
-        if error.filename is not None or error.errno is None:
-            raise
-        # A failed write, as on a full disk, does not know of which file.
-        raise OSError(error.errno, error.strerror, str(temporary)) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     progress.finish(folder)

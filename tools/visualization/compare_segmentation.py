@@ -168,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from mmengine.registry import init_default_scope
     from mmseg.registry import DATASETS, TRANSFORMS
 
-    from nl_plugins.files import open_whole
+    from nl_plugins.files import write_picture
     from nl_plugins.segmentation.hooks import check_pair
 
     config = Config.fromfile(args.models[0].config)
@@ -209,8 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = legend_strip(dataset.metainfo['classes'], palette, grid.shape[1])
     grid = np.concatenate([grid, names])
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    with open_whole(args.out) as file:
-        file.write(cv2.imencode(args.out.suffix, grid[..., ::-1])[1])
+    write_picture(args.out, grid)
     print(f'{args.out}: {grid.shape[1]} x {grid.shape[0]}')
     return 0
 

@@ -34,7 +34,7 @@ from nl_plugins.analysis.picture import (
 )
 from nl_plugins.codebases import CODEBASES
 from nl_plugins.command import add_debug, run
-from nl_plugins.files import open_whole
+from nl_plugins.files import write_picture
 
 # What ``--demo`` stands for, and its default positions: the road, a car.
 DEMO = {
@@ -178,9 +178,8 @@ def to_fractions(text: str, num_frames: int, height: int, width: int) -> list[fl
 
 
 def write(path: Path, picture) -> None:
-    """Write a picture completely or not at all."""
-    with open_whole(path) as file:
-        file.write(cv2.imencode(path.suffix, picture[..., ::-1])[1])
+    """Write a picture and say so."""
+    write_picture(path, picture)
     print(path)
 
 
