@@ -249,6 +249,25 @@ def test_layers_that_cannot_be_built(cls, options):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    'init_cfg',
+    [
+        dict(type='Nope'),
+        dict(layer='Conv2d'),
+        dict(type='Normal', layer='Conv2d', stdd=1),
+        dict(type='Constant', val=0, override=dict(name='nothing')),
+        ['Normal'],
+    ],
+)
+@pytest.mark.parametrize('cls', BLOCKS.values(), ids=BLOCKS)
+def test_an_init_cfg_that_cannot_be_applied(cls, init_cfg):
+    with pytest.raises(
+        ValueError, match=f'^{cls.__name__}: init_cfg=.*one of'
+    ) as error:
+        cls(64, init_cfg=init_cfg)
+    assert '\n' not in str(error.value)
+
+
 def test_every_class_of_the_package_is_checked():
     assert len(CLASSES) > 40
     unchecked = [

@@ -8,11 +8,12 @@ from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import torch.nn as nn
-from mmengine.model import BaseModule, initialize
+from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..blocks import NonLocalBlock
+from ..blocks.base import apply_init_cfg
 from ..options import Cfg, Count, checked
 from .layout import apply_block
 
@@ -186,8 +187,7 @@ class BlockSequence(BaseModule):
         """Initialise every block; may be called any number of times."""
         for name in self.names:
             initialise(getattr(self, name))
-        if self.init_cfg:
-            initialize(self, self.init_cfg)
+        apply_init_cfg(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, *S) -> (B, C, *S)."""

@@ -11,6 +11,7 @@ import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import initialize, update_init_info
+from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor
 
 from ..graph import Affinity
@@ -160,8 +161,7 @@ class NonLocalBlock(BaseModule):
         self.reset_parameters()
         if hasattr(self, '_params_init_info'):
             update_init_info(self, f'Initialised by {type(self).__name__}')
-        if self.init_cfg:
-            initialize(self, self.init_cfg)
+        apply_init_cfg(self)
         # `is_init` stays False: a parent's init_weights() passes over modules that
         # claim to be initialised after it has redrawn their layers by type.
 
@@ -299,6 +299,24 @@ class NonLocalBlock(BaseModule):
                 f'{type(self).__name__} got an empty {kind} {tuple(x.shape)}: leave '
                 'such inputs out of the loader'
             )
+
+
+def apply_init_cfg(module: BaseModule) -> None:
+    """Initialise a module as its ``init_cfg`` says, if it has one.
+
+    Raises:
+        ValueError: If that names no initialiser, or one that does not take it.
+    """
+    if not module.init_cfg:
+        return
+    try:
+        initialize(module, module.init_cfg)
+    except (AttributeError, KeyError, RuntimeError, TypeError) as error:
+        reason = ' '.join(str(error.args[0]).split()).split('. ')[0]
+        raise ValueError(
+            f'{type(module).__name__}: init_cfg={module.init_cfg!r} cannot be applied '
+            f'({reason}); its type is one of {sorted(WEIGHT_INITIALIZERS.module_dict)}'
+        ) from error
 
 
 class OpenReLU(torch.autograd.Function):

@@ -81,6 +81,10 @@ def _checked(original):
         try:
             # A class method is bound to its class before it is replaced.
             content = original(filename, *args, **kwargs)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f'the checkpoint {filename} does not exist'
+            ) from error
         except Exception as error:  # a damaged file fails in many ways
             if not os.path.isfile(path) or isinstance(error, MemoryError):
                 raise

@@ -115,18 +115,22 @@ test_pipeline = [dict(type='LoadImageFromFile'), dict(type='PackInputs')]
 test_dataloader = dict(
     batch_size=1,
     num_workers=0,
+    persistent_workers=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='ListFileDataset', ann_file='FOLDER/list.txt', data_prefix='FOLDER',
         num_classes=2, pipeline=test_pipeline))
 test_evaluator = dict(type='Accuracy')
 test_cfg = dict()
+train_dataloader = test_dataloader
+train_cfg = dict(by_epoch=True, max_epochs=1)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1))
 work_dir = 'FOLDER/run'
 """
 
 
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('tool', ['test', 'export', 'vis_attention'])
+@pytest.mark.parametrize('tool', ['train', 'resume', 'test', 'export', 'vis_attention'])
 def test_commands(root, tmp_path, monkeypatch, tool, kind):
     """In one sentence with file and reason, and status 1."""
     pytest.importorskip('mmpretrain')
@@ -143,16 +147,19 @@ def test_commands(root, tmp_path, monkeypatch, tool, kind):
     monkeypatch.setenv('PYTHONPATH', os.environ.get('PYTHONPATH', ''))
     out = tmp_path / 'out.onnx'
     arguments = {
+        'train': [config, '--cfg-options', f'load_from={path}'],
+        'resume': [config, '--resume', path],
         'test': [config, path],
         'export': [config, path, '--format', 'onnx', '--out', out],
         'vis_attention': [picture, config, path, '--out', tmp_path / 'out'],
     }[tool]
-    monkeypatch.setattr(sys, 'argv', [f'{tool}.py', *map(str, arguments)])
-    if tool == 'test':
+    command = 'train.py' if tool == 'resume' else f'{tool}.py'
+    monkeypatch.setattr(sys, 'argv', [command, *map(str, arguments)])
+    if tool in ('train', 'resume', 'test'):
         script = importlib.import_module('codebase_script')
 
         def main():
-            script.main('test.py')
+            script.main(command)
 
     elif tool == 'export':
         main = importlib.import_module('export').main
@@ -171,6 +178,6 @@ def test_commands(root, tmp_path, monkeypatch, tool, kind):
     finally:
         sys.path[:] = path_before
     assert f'the checkpoint {path}' in stop.value.code
-    assert stop.value.code.startswith(f'{tool}.py: ') and '\n' not in stop.value.code
+    assert stop.value.code.startswith(f'{command}: ') and '\n' not in stop.value.code
     assert re.search(message, stop.value.code)
     assert not out.exists() and not (tmp_path / 'out').exists()

@@ -79,7 +79,9 @@ class CrissCross(torch.autograd.Function):
         height, width = key.shape[1:3]
         rows: list[list[Tensor]] = []
         grad_keys, grad_values = 0, 0  # what columns give, for all grid rows
-        key_columns, value_columns = key.transpose(1, 2), values.permute(0, 2, 3, 1)
+        # Slopes of a row sum to 0: without the mean of the keys less has to cancel.
+        centred = key - key.mean((1, 2), keepdim=True)
+        key_columns, value_columns = centred.transpose(1, 2), values.permute(0, 2, 3, 1)
         for span in spans(height, ctx.step):
             logits = _logits(query, key, span)
             if twice:
@@ -107,7 +109,7 @@ class CrissCross(torch.autograd.Function):
             )
             rows.append(
                 [
-                    _product(row_slope, key[:, span])
+                    _product(row_slope, centred[:, span])
                     + _product(column_slope, key_columns).transpose(1, 2),
                     _product(transposed(row_slope), chosen),
                     _product(transposed(row), some),
