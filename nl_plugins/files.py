@@ -6,10 +6,11 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
     import numpy as np
+    from matplotlib.figure import Figure
     from PIL import Image
 
 # What is being written is hidden, under a name that nobody else gives.
@@ -81,6 +82,36 @@ def write_picture(path: str | os.PathLike, picture: np.ndarray) -> None:
         ) from None
     with open_whole(path) as file:
         file.write(encoded.tobytes())
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text in UTF-8, whole.
+
+    Raises:
+        OSError: It cannot be written, with its name.
+    """
+    with open_whole(path, 'w') as file:
+        file.write(text)
+
+
+def save_figure(path: str | os.PathLike, figure: Figure, **options: Any) -> None:
+    """Write a figure of matplotlib in the format of the suffix, whole, and close it.
+
+    Args:
+        path (str | os.PathLike): Where to.
+        figure (Figure): What.
+        options: Of ``Figure.savefig``.
+
+    Raises:
+        OSError: It cannot be written, with its name.
+    """
+    import matplotlib.pyplot as plt
+
+    try:
+        with open_whole(path) as file:
+            figure.savefig(file, format=Path(path).suffix[1:], **options)
+    finally:
+        plt.close(figure)
 
 
 class UnreadableError(ValueError):

@@ -23,6 +23,8 @@ from runs import Runs
 
 import nl_plugins  # noqa: F401
 from nl_plugins.analysis import ablate, frame_order
+from nl_plugins.analysis.ablation import filtering_modules
+from nl_plugins.blocks import ChannelGate
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDERS = ('in_order', 'reversed', 'shuffled', 'repeated')
@@ -92,8 +94,14 @@ def run(args: argparse.Namespace, data: Path, seed: int, name: str) -> dict:
     for order in ORDERS:
         with frame_order(runner.model, order):
             scores[order] = top1(runner)
-    for how in ABLATIONS if '+' in name else ():
-        with ablate(runner.model, how):
+    # A gate has one row for all positions: there is nothing to replace.
+    layers = [
+        name
+        for name, block in filtering_modules(runner.model).items()
+        if not isinstance(block, ChannelGate)
+    ]
+    for how in ABLATIONS if layers else ():
+        with ablate(runner.model, how, layers):
             ablated[how] = top1(runner)
     return dict(
         seed=seed,

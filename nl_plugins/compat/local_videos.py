@@ -109,7 +109,7 @@ def _names_the_file(original):
             if name is None:
                 raise
             reason = lines[0] if lines else type(error).__name__
-            raise RuntimeError(
+            raise OSError(
                 f'the video {name} cannot be read by {type(self).__name__} ({reason}): '
                 'copy or encode it again'
             ) from error

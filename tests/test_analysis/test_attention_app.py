@@ -130,22 +130,22 @@ def test_rows_are_those_of_the_record(app, per_frame):
 
 
 @pytest.mark.parametrize('missing', ['config', 'checkpoint', 'input'])
-def test_missing_files(app, colours, tmp_path, capsys, missing):
+def test_missing_files(app, colours, tmp_path, missing):
     paths = dict(config='image.py', checkpoint='image.pth', input='image.png')
     paths = {key: str(colours / name) for key, name in paths.items()}
     paths[missing] = 'nothing'
     out = tmp_path / 'page.html'
-    assert app.main([*paths.values(), '--out', str(out)]) == 1
-    assert f'{missing} nothing does not exist' in capsys.readouterr().err
+    with pytest.raises(OSError, match=f'{missing} nothing does not exist'):
+        app.main([*paths.values(), '--out', str(out)])
     assert not out.exists()
 
 
-def test_a_layer_without_block(app, colours, tmp_path, capsys):
+def test_a_layer_without_block(app, colours, tmp_path):
     pytest.importorskip('mmpretrain')
     paths = [str(colours / f'image.{end}') for end in ('py', 'pth', 'png')]
     options = ['--layer', 'backbone.nothing', '--out', str(tmp_path / 'page.html')]
-    assert app.main([*paths, *options]) == 1
-    assert 'holds no non-local block' in capsys.readouterr().err
+    with pytest.raises(ValueError, match='holds no non-local block'):
+        app.main([*paths, *options])
     assert not list(tmp_path.iterdir())
 
 

@@ -110,3 +110,14 @@ def test_export(root, tmp_path, monkeypatch, capsys, fmt, suffix):
     with full(), pytest.raises(SystemExit, match=rf'\[Errno {errno.EFBIG}\] .*{out}'):
         export.main([*arguments, '--out', str(out)])
     assert not [path for path in tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize('name', ['idea.jpg', 'readme.jpg', 'page.html'])
+def test_pictures_of_the_docs(module, tmp_path, name):
+    pytest.importorskip('mmseg')
+    tool = {'idea': 'idea_picture', 'readme': 'readme_picture', 'page': 'attention_app'}
+    main, path = module(tool[name.partition('.')[0]]).main, tmp_path / name
+    arguments = ['--demo'] if name == 'page.html' else []
+    with full(), pytest.raises(OSError, match=rf'\[Errno {errno.EFBIG}\] .*{path}'):
+        main([*arguments, '--out', str(path)])
+    assert not list(tmp_path.iterdir())

@@ -21,6 +21,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[2]
 FORMULATIONS = ('dense', 'ours')
 MEBI = 2**20
 
@@ -129,8 +130,7 @@ def in_a_process(config: str, clip: tuple, formulation: str, args) -> dict:
     command = [sys.executable, __file__, config, '--clip', '{},{}'.format(*clip)]
     command += ['--formulation', formulation, '--device', args.device]
     command += ['--threads', str(args.threads)]
-    root = Path(__file__).resolve().parents[2]
-    paths = os.pathsep.join(filter(None, [str(root), os.environ.get('PYTHONPATH')]))
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get('PYTHONPATH')]))
     threads = str(args.threads)
     environment = dict(os.environ, PYTHONPATH=paths, OMP_NUM_THREADS=threads)
     run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -199,6 +199,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.formulation:
         print(json.dumps(measure(args)))
         return
+    sys.path.insert(0, str(ROOT))
+    from nl_plugins.files import write_text
+
     rows = []
     for clip in args.clip:
         print(f'{Path(args.config).stem}: {clip[0]} x {clip[1]}²', file=sys.stderr)
@@ -206,9 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.out:
             old = json.loads(args.out.read_text()) if args.out.is_file() else []
             machine = dict(machine=platform.processor(), threads=args.threads)
-            temporary = args.out.with_name(args.out.name + '.tmp')
-            temporary.write_text(json.dumps([*old, rows[-1] | machine], indent=1))
-            os.replace(temporary, args.out)
+            write_text(args.out, json.dumps([*old, rows[-1] | machine], indent=1))
     print(table(rows))
 
 

@@ -184,6 +184,8 @@ def draw(figures: Sequence[Mapping], path: Path, line: float = 12) -> None:
     matplotlib.use('Agg')
     from matplotlib import pyplot as plt
 
+    from nl_plugins.files import save_figure
+
     rows = [row for row in figures if row['part'].endswith('model')]
     sizes = list(dict.fromkeys(row['image'] for row in rows))
     kinds = (
@@ -213,10 +215,7 @@ def draw(figures: Sequence[Mapping], path: Path, line: float = 12) -> None:
     axes[0, -1].legend(fontsize=8, framealpha=1)
     axes[0, 0].margins(y=0.12)
     figure.tight_layout()
-    temporary = path.with_name(f'{path.stem}.tmp{path.suffix}')
-    figure.savefig(temporary, dpi=120)
-    plt.close(figure)
-    temporary.replace(path)
+    save_figure(path, figure, dpi=120)
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -260,6 +259,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         row = measure(args.config[0], args.one, args.sizes[0], args.device)
         print(json.dumps(row))
         return 0
+    sys.path.insert(0, str(ROOT))
+    from nl_plugins.files import write_text
+
     figures = []
     print(
         f'{"config":>9} {"image":>10} {"part":>11} {"seconds":>9} {"cpu s":>9} '
@@ -287,9 +289,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     )
                 figures.append(row)
                 if args.json:
-                    temporary = args.json.with_suffix('.tmp')
-                    temporary.write_text(json.dumps(figures, indent=2))
-                    temporary.replace(args.json)
+                    write_text(args.json, json.dumps(figures, indent=2))
     if args.picture:
         draw(figures, args.picture)
     return 0

@@ -199,10 +199,10 @@ def collect(name: str, status: str, parts: Path) -> dict:
 def write(report: dict, out: Path) -> None:
     """Both forms of the report, each whole at any moment."""
     section = helper('section')
+    from nl_plugins.files import write_text
+
     section.write_json(out / 'gpu_check.json', report)
-    partial = out / 'gpu_check.md.partial'
-    partial.write_text(helper('report').markdown(report), encoding='utf-8')
-    os.replace(partial, out / 'gpu_check.md')
+    write_text(out / 'gpu_check.md', helper('report').markdown(report))
 
 
 def run_section(args: argparse.Namespace) -> int:

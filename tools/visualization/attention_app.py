@@ -36,7 +36,8 @@ from nl_plugins.analysis import (  # noqa: E402
 )
 from nl_plugins.analysis.hook import frames_of  # noqa: E402
 from nl_plugins.analysis.picture import network_frames, readable  # noqa: E402
-from nl_plugins.files import open_whole  # noqa: E402
+from nl_plugins.command import add_debug, run  # noqa: E402
+from nl_plugins.files import write_text  # noqa: E402
 
 MAX_BYTES = 5_000_000
 MAX_FRAMES = 32
@@ -67,6 +68,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument('--device', default='cpu', help='(%(default)s)')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    add_debug(parser)
     args = parser.parse_args(argv)
     check_demo(parser, args)
     return args
@@ -197,17 +199,12 @@ def page(data: dict) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
-    try:
-        text = page(content(args))
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with open_whole(args.out, 'w') as file:
-            file.write(text)
-    except (OSError, ValueError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+    text = page(content(args))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(args.out, text)
     print(f'{args.out}: {args.out.stat().st_size / 1e6:.1f} MB; open it in a browser')
     return 0
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(main))

@@ -8,7 +8,6 @@ filtered maps and curves come from nl_plugins.graph.
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor  # noqa: E402
 
 from nl_plugins.analysis.picture import overlay, weight_limit  # noqa: E402
 from nl_plugins.analysis.spectrum import _Diagonal  # noqa: E402
+from nl_plugins.files import save_figure  # noqa: E402
 from nl_plugins.graph import (  # noqa: E402
     Affinity,
     CrissCrossAffinity,
@@ -124,10 +124,7 @@ def draw(out: Path) -> None:
     curve.set_ylabel('p(λ)')
     curve.legend(fontsize=8, loc='center left', bbox_to_anchor=(1.0, 0.5))
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f'{out.stem}.tmp{out.suffix}')
-    figure.savefig(temporary, dpi=80, pil_kwargs=dict(quality=88))
-    plt.close(figure)
-    os.replace(temporary, out)
+    save_figure(out, figure, dpi=80, pil_kwargs=dict(quality=88))
 
 
 def main(argv: list[str] | None = None) -> None:

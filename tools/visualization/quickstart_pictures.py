@@ -8,7 +8,6 @@ configs of all codebases.
 
 import argparse
 import json
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +29,7 @@ from nl_plugins.analysis import AttentionRecord, record_attention  # noqa: E402
 from nl_plugins.analysis.picture import draw_attention  # noqa: E402
 from nl_plugins.blocks import BLOCKS  # noqa: E402
 from nl_plugins.command import add_debug, run  # noqa: E402
+from nl_plugins.files import save_figure, write_picture, write_text  # noqa: E402
 
 plt.switch_backend('Agg')
 # A vehicle whose class only a distant sign tells is worth a look.
@@ -106,14 +106,6 @@ def draw_detections(items: list, results: list, names: list[str]) -> Any:
             axis.text(x0, y0 - 2, f'{names[label]} {score:.2f}', fontsize=6)
     figure.tight_layout()
     return figure
-
-
-def save(figure: Any, path: Path) -> None:
-    """Write the figure completely or not at all."""
-    temporary = path.with_name(path.stem + '.tmp' + path.suffix)
-    figure.savefig(temporary, dpi=110, bbox_inches='tight')
-    plt.close(figure)
-    os.replace(temporary, path)
 
 
 def _title(axis: Any, truth: str, guess: str) -> None:
@@ -231,9 +223,7 @@ def main() -> None:
         maps = [truth.gt_sem_seg.data[0].numpy() for truth in truths]
         chance = chance_of_maps(maps, len(names))
         picture = attention_picture(model, items[0], names)
-        temporary = args.out / 'attention.tmp.png'
-        plt.imsave(temporary, picture)
-        os.replace(temporary, args.out / 'attention.png')
+        write_picture(args.out / 'attention.png', picture)
     elif scope == 'mmpretrain':
         figure = draw_images(items, results, list(dataset.metainfo['classes']))
         chance = chance_of_labels([info['gt_label'] for info in infos])
@@ -244,11 +234,9 @@ def main() -> None:
         label_map = Path(dataset.ann_file).parent / 'label_map.txt'
         figure = draw_clips(items, results, label_map.read_text().splitlines())
         chance = chance_of_labels([info['label'] for info in infos])
-    save(figure, args.out / 'prediction.png')
+    save_figure(args.out / 'prediction.png', figure, dpi=110, bbox_inches='tight')
     facts = dict(blocks=block_names(model), chance=chance)
-    temporary = args.out / 'facts.tmp'
-    temporary.write_text(json.dumps(facts) + '\n')
-    os.replace(temporary, args.out / 'facts.json')
+    write_text(args.out / 'facts.json', json.dumps(facts) + '\n')
 
 
 if __name__ == '__main__':

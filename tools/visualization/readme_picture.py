@@ -8,7 +8,6 @@ block has learnt, its whole row of the affinity, and what the network makes of a
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from vis_attention import DEMO  # noqa: E402
 
 from nl_plugins.analysis import query_map, record_attention  # noqa: E402
 from nl_plugins.analysis.picture import overlay, weight_limit  # noqa: E402
+from nl_plugins.files import save_figure  # noqa: E402
 
 plt.switch_backend('Agg')
 NUM_EDGES = 40
@@ -83,13 +83,7 @@ def draw(args: argparse.Namespace) -> None:
         frameon=False,
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.out.with_name(f'.{os.getpid()}.{args.out.name}')
-    try:
-        figure.savefig(temporary, dpi=90, pil_kwargs=dict(quality=88))
-        temporary.replace(args.out)
-    finally:
-        temporary.unlink(missing_ok=True)
-        plt.close(figure)
+    save_figure(args.out, figure, dpi=90, pil_kwargs=dict(quality=88))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

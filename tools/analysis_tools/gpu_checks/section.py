@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,9 +27,9 @@ HALF = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 def write_json(path: Path, value: Any) -> None:
     """Write a file that is either whole or not there."""
-    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
-    partial.write_text(json.dumps(value, default=str, indent=1), encoding='utf-8')
-    os.replace(partial, path)
+    from nl_plugins.files import write_text
+
+    write_text(path, json.dumps(value, default=str, indent=1))
 
 
 @dataclass
