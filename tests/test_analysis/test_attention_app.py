@@ -217,3 +217,14 @@ def test_a_click_shows_the_right_row(app, colours, tmp_path, browser, name):
     assert browser.evaluate("element('spectrum').querySelectorAll('rect').length") > 0
     assert not browser.errors
     assert {url.split(':')[0] for url in browser.requests} <= {'file', 'data'}
+
+
+def test_a_truncated_clip_is_named(app, colours, tmp_path):
+    pytest.importorskip('mmaction')
+    whole = (colours / 'clip.mp4').read_bytes()
+    path, out = tmp_path / 'cut.mp4', tmp_path / 'page.html'
+    path.write_bytes(whole[: len(whole) // 2])
+    arguments = [str(colours / 'clip.py'), str(colours / 'clip.pth'), str(path)]
+    with pytest.raises(OSError, match=f'the video {path} cannot be read'):
+        app.main([*arguments, '--out', str(out)])
+    assert not out.exists()

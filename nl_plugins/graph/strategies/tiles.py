@@ -44,14 +44,14 @@ def spans(length: int, step: int) -> Iterator[slice]:
 
 
 def exponentials(logits: Tensor, peak: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """``2^(logits - peak)`` and the rows' peaks.
+    """``2^(logits - peak)``, in the memory of the logits, and the rows' peaks.
 
     Peak and sum are kept apart: a logarithm of the sum would round to the digits of
     the logits, and every weight of the row with it.
     """
     if peak is None:
         peak = logits.amax(-1, keepdim=True)
-    return F.threshold_(logits - peak, LOWEST, -math.inf).exp2_(), peak
+    return F.threshold_(logits.sub_(peak), LOWEST, -math.inf).exp2_(), peak
 
 
 def room(count: int, width: int, rows: bool, *operands: Tensor) -> Tensor:
@@ -77,8 +77,11 @@ def tile_product(a: Tensor, b: Tensor, rows: bool = False) -> Tensor:
 
 def add(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
     """``total + a @ b`` in at least float32, in the memory of ``total``."""
-    part = float32_product(a, b)
-    return part if total is None else total.add_(part)
+    if total is None:
+        return float32_product(a, b)
+    if a.dtype in HALF:
+        return total.add_(float32_product(a, b))
+    return total.baddbmm_(a, b)
 
 
 def logits_of(query: Tensor, key: Tensor, scale: float) -> Tensor:
