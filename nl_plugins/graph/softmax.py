@@ -12,7 +12,6 @@ from .precision import is_forward_mode, is_traced, softmax
 from .products import float32_product, product, transposed
 from .strategies.fused import FUSED
 from .strategies.matrix import Matrix
-from .strategies.square_tiles import SQUARE_TILES
 from .strategies.tiles import RELU_TILES, ROW_TILES
 
 
@@ -25,7 +24,7 @@ class SoftmaxAffinity(PairAffinity):
         scale (float): Factor of the logits. Defaults to 1.
     """
 
-    strategies = (ROW_TILES, FUSED, SQUARE_TILES, Matrix(4, 10, calls=(4, 10)))
+    strategies = (ROW_TILES, FUSED, Matrix(4, 10, calls=(4, 10)))
 
     def __init__(self, query: Map, key: Map, scale: float = 1.0) -> None:
         super().__init__(query, key)

@@ -12,7 +12,7 @@ from nl_plugins import graph
 from nl_plugins.graph import plan
 from nl_plugins.graph.filters import solve
 from nl_plugins.graph.lazy import linear_maps
-from nl_plugins.graph.strategies import square_tiles, tiles
+from nl_plugins.graph.strategies import tiles
 
 from .cases import CASES, grid_of, leaves
 
@@ -24,7 +24,6 @@ def tile_sizes(request, monkeypatch):
     if request.param == 'many tiles':
         monkeypatch.setattr(tiles, 'MIN_ROWS', 2)
         monkeypatch.setattr(tiles, 'tile_rows', lambda *_: 2)
-        monkeypatch.setattr(square_tiles, 'SIDE', 3)
 
 
 def value_and_gradients(function, inputs):

@@ -15,7 +15,7 @@ from ..precision import at_least_float32, nominal, operand
 from ..products import float32_product, mix, transposed
 from .costs import around, pick
 from .tiles import LOG2_E, exponentials, softmax_slope, spans, tile_rows
-from .twice import wants_graph
+from .twice import gradients, wants_graph
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
@@ -40,6 +40,20 @@ def _logits(query: Tensor, key: Tensor, span: slice) -> Tensor:
     return torch.cat([column, row], dim=-1).mul_(LOG2_E)
 
 
+def _apply(weights: Tensor, values: Tensor, span: slice) -> Tensor:
+    """The sums of values (B, H, W, D) by the weights of the grid rows ``span``."""
+    column, row = weights.split(values.shape[1:3], dim=-1)
+    out = _product(column.transpose(1, 2), values.transpose(1, 2)).transpose(1, 2)
+    return out + _product(row, values[:, span])
+
+
+def _definition(query: Tensor, key: Tensor, values: Tensor) -> Tensor:
+    query, key, values = map(at_least_float32, (query, key, values))
+    everything = slice(0, key.shape[1])
+    logits = _logits(query, key, everything) / LOG2_E
+    return _apply(logits.softmax(-1), values, everything)
+
+
 class CrissCross(torch.autograd.Function):
     """Criss-cross attention of maps (B, H, W, C), ``step`` grid rows at a time."""
 
@@ -50,15 +64,11 @@ class CrissCross(torch.autograd.Function):
         query: Tensor, key: Tensor, values: Tensor, step: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         outs, peaks, totals = [], [], []
-        height, width = key.shape[1:3]
-        columns = values.transpose(1, 2)
-        for span in spans(height, step):
+        for span in spans(key.shape[1], step):
             weights, peak = exponentials(_logits(query, key, span))
             total = weights.sum(-1, keepdim=True)
             weights = weights.div_(total).to(values.dtype)
-            column, row = weights.split([height, width], dim=-1)
-            out = _product(column.transpose(1, 2), columns).transpose(1, 2)
-            outs.append(out + _product(row, values[:, span]))
+            outs.append(_apply(weights, values, span))
             peaks.append(peak)
             totals.append(total)
         return torch.cat(outs, 1), torch.cat(peaks, 1), torch.cat(totals, 1)
@@ -72,24 +82,18 @@ class CrissCross(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor, *_) -> tuple:
         query, key, values, peak, total = ctx.saved_tensors
-        low, twice = values.dtype, wants_graph()
-        if twice:  # products of half precision in float32 have no derivative
-            query, key, values = map(at_least_float32, (query, key, values))
-        dtype = values.dtype
-        height, width = key.shape[1:3]
+        if wants_graph():
+            return *gradients(_definition, (query, key, values), grad), None
+        low, (height, width) = values.dtype, key.shape[1:3]
         rows: list[list[Tensor]] = []
         grad_keys, grad_values = 0, 0  # what columns give, for all grid rows
         # Slopes of a row sum to 0: without the mean of the keys less has to cancel.
         centred = key - key.mean((1, 2), keepdim=True)
         key_columns, value_columns = centred.transpose(1, 2), values.permute(0, 2, 3, 1)
         for span in spans(height, ctx.step):
-            logits = _logits(query, key, span)
-            if twice:
-                weights = (logits / LOG2_E).softmax(-1)
-            else:
-                weights, _ = exponentials(logits, peak[:, span])
-                weights = weights.div_(total[:, span])
-            some = grad[:, span].to(dtype)
+            weights, _ = exponentials(_logits(query, key, span), peak[:, span])
+            weights = weights.div_(total[:, span])
+            some = grad[:, span].to(low)
             across = some.transpose(1, 2)  # (B, W, h, D)
             slope = torch.cat(
                 [
@@ -98,8 +102,8 @@ class CrissCross(torch.autograd.Function):
                 ],
                 dim=-1,
             )
-            slope = softmax_slope(weights, slope, 1).to(dtype)
-            column, row = weights.to(dtype).split([height, width], dim=-1)
+            slope = softmax_slope(weights, slope, 1).to(low)
+            column, row = weights.to(low).split([height, width], dim=-1)
             column_slope, row_slope = slope.split([height, width], dim=-1)
             column, column_slope = column.transpose(1, 2), column_slope.transpose(1, 2)
             chosen = query[:, span]

@@ -12,7 +12,7 @@ from ..plan import Case, Cost, Strategy
 from ..precision import at_least_float32, nominal
 from ..products import mix
 from .costs import around, pick
-from .twice import concat_gradients, wants_graph
+from .twice import gradients, wants_graph
 
 # From so many numbers on torch sorts one long vector of integers by radix.
 RADIX = 2**15
@@ -80,6 +80,10 @@ def _sums_above(threshold: Tensor, b: Tensor, values: Tensor) -> tuple[Tensor, T
     return plain, _take_rows(prefix_sums(weighted), end).mul_(any_passes)
 
 
+def _definition(a: Tensor, b: Tensor, values: Tensor) -> Tensor:
+    return torch.relu(a.unsqueeze(2) + b.unsqueeze(1)) @ values
+
+
 class SortedReLU(torch.autograd.Function):
     """``y_i = Σ_j relu(a_i + b_j) v_j``, values (B, M, D) -> (B, N, D).
 
@@ -106,7 +110,7 @@ class SortedReLU(torch.autograd.Function):
     def backward(ctx, grad: Tensor, _) -> tuple[Tensor, Tensor, Tensor]:
         a, b, values, plain = ctx.saved_tensors
         if wants_graph():
-            return concat_gradients(a, b, values, grad)
+            return gradients(_definition, (a, b, values), grad)
         mean = a.mean(-1, keepdim=True)
         reverse, weighted = _sums_above(b + mean, a - mean, grad)
         return (

@@ -10,7 +10,7 @@ Shapes: query (B, N, C), key (B, M, C), values (B, M, D).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ from ..plan import Case, Cost, Strategy
 from ..precision import HALF, at_least_float32, nominal, operand
 from ..products import float32_product, mix, transposed
 from .costs import around, cached, pick
-from .twice import relu_gradients, softmax_gradients, wants_graph
+from .twice import gradients, wants_graph
 
 MIN_ROWS = 64
 # Logits come in powers of two: on a CPU exp2 takes 40 us a tile of 512 x 512 where exp
@@ -104,6 +104,16 @@ def softmax_slope(weights: Tensor, slope: Tensor, total: Tensor) -> Tensor:
     return slope.addcmul_(weights, mean, value=-1)
 
 
+def by_matrix(weights: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """``weights(query keyᵀ) values`` as a function of the three."""
+
+    def definition(query: Tensor, key: Tensor, values: Tensor) -> Tensor:
+        query, key, values = map(at_least_float32, (query, key, values))
+        return weights(query @ transposed(key)) @ values
+
+    return definition
+
+
 class TiledSoftmax(torch.autograd.Function):
     """``softmax(scale query keyᵀ) values`` in tiles of ``step`` rows."""
 
@@ -137,7 +147,8 @@ class TiledSoftmax(torch.autograd.Function):
     def backward(ctx, grad: Tensor, *_) -> tuple:
         query, key, values, peak, total = ctx.saved_tensors
         if wants_graph():
-            grads = softmax_gradients(query, key, values, ctx.scale, grad)
+            definition = by_matrix(lambda logits: (ctx.scale * logits).softmax(-1))
+            grads = gradients(definition, (query, key, values), grad)
             return *grads, None, None, None
         low = values.dtype
         half = low in HALF
@@ -187,7 +198,8 @@ class TiledReLU(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple:
         query, key, values = ctx.saved_tensors
         if wants_graph():
-            grads = relu_gradients(query, key, values, ctx.scale, grad)
+            definition = by_matrix(lambda logits: ctx.scale * logits.relu())
+            grads = gradients(definition, (query, key, values), grad)
             return *grads, None, None, None
         low = values.dtype
         scale = ctx.scale if low in HALF else 1
