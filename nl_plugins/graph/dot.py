@@ -16,7 +16,6 @@ from .products import concat_channels, product, transposed
 from .strategies.factors import (
     BLOCK_GRAM,
     FACTORS,
-    FACTORS_FIRST,
     GRAM,
     ONE_ROW,
     RECURSION,
@@ -31,7 +30,7 @@ class LowRankAffinity(Affinity):
     ``rank`` r, ``left`` and ``context(values)`` = Rᵀ v, (B, r, D).
     """
 
-    strategies = (FACTORS, FACTORS_FIRST, RECURSION, Matrix(1, 3))
+    strategies = (FACTORS, RECURSION, Matrix(1, 3))
 
     @property
     def left(self) -> Tensor:
@@ -52,7 +51,7 @@ class DotAffinity(PairAffinity, LowRankAffinity):
         scale (float, optional): Factor; None means 1 / M. Defaults to None.
     """
 
-    strategies = (FACTORS, FACTORS_FIRST, GRAM, BLOCK_GRAM, RECURSION, Matrix(1, 3))
+    strategies = (FACTORS, GRAM, BLOCK_GRAM, RECURSION, Matrix(1, 3))
 
     def __init__(self, query: Map, key: Map, scale: float | None = None) -> None:
         super().__init__(query, key)
@@ -96,7 +95,7 @@ class SymmetricAffinity(PairAffinity, LowRankAffinity):
             Defaults to True.
     """
 
-    strategies = (FACTORS, FACTORS_FIRST, RECURSION, Matrix(10, 26, calls=(7, 20)))
+    strategies = (FACTORS, RECURSION, Matrix(10, 26, calls=(7, 20)))
 
     def __init__(self, query: Map, key: Map, symmetric: bool = True) -> None:
         super().__init__(query, key)

@@ -45,36 +45,19 @@ class Factors(Strategy):
             square = _thin(case, rank, rank)
             solve = Cost(4 * case.batch * rank * rank * (rank + 2 * depth))
             return total.and_(square, solve, context.times(2), back.times(2))
-        total = total.and_(context.and_(back).times(case.times - 1), context)
-        return total.and_(self._last(case))
-
-    def _last(self, case: Case) -> Cost:
-        small = case.batch * case.rank * case.depth * case.depth_out
-        inside = Cost(small * products(case), (), pick(case, 1, 4))
-        return inside.and_(_thin(case, case.rank, case.depth_out))
+        small = case.batch * rank * depth * case.depth_out
+        return total.and_(
+            context.and_(back).times(case.times - 1),
+            context,
+            Cost(small * products(case), (), pick(case, 1, 4)),
+            _thin(case, rank, case.depth_out),
+        )
 
     def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
         rows = wants_rows(values)
         context = affinity.context(operand(as_tensor(values)))
         context = mix(context, weight, rows=True)
         return product(affinity.left, context, plus, rows=rows)
-
-
-class FactorsFirst(Factors):
-    """``A v = L (Rᵀ v)``, then the output weight: better where v is narrow."""
-
-    name = 'factors_first'
-
-    def refuses(self, case: Case) -> str | None:
-        return None if case.weighted else 'there is no output weight to keep apart'
-
-    def _last(self, case: Case) -> Cost:
-        back = _thin(case, case.rank, case.depth)
-        return back.and_(_thin(case, case.depth, case.depth_out))
-
-    def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
-        out = super().run(affinity, values, None, None)
-        return mix(out, weight, plus, wants_rows(values))
 
 
 class OneRow(Strategy):
@@ -232,5 +215,5 @@ class BlockGram(Gram):
         return super().refuses(case)
 
 
-FACTORS, FACTORS_FIRST, ONE_ROW = Factors(), FactorsFirst(), OneRow()
+FACTORS, ONE_ROW = Factors(), OneRow()
 RECURSION, GRAM, BLOCK_GRAM = Recursion(), Gram(), BlockGram()
