@@ -15,6 +15,7 @@ from .precision import at_least_float32, debugging, may_learn, operand
 from .products import concat_channels, product, transposed
 from .strategies.factors import (
     BLOCK_GRAM,
+    DOT_FACTORS,
     FACTORS,
     GRAM,
     ONE_ROW,
@@ -51,7 +52,7 @@ class DotAffinity(PairAffinity, LowRankAffinity):
         scale (float, optional): Factor; None means 1 / M. Defaults to None.
     """
 
-    strategies = (FACTORS, GRAM, BLOCK_GRAM, RECURSION, Matrix(1, 3))
+    strategies = (DOT_FACTORS, GRAM, BLOCK_GRAM, RECURSION, Matrix(1, 3))
 
     def __init__(self, query: Map, key: Map, scale: float | None = None) -> None:
         super().__init__(query, key)
@@ -63,7 +64,7 @@ class DotAffinity(PairAffinity, LowRankAffinity):
         return self.pair()[0]
 
     def context(self, values: Tensor) -> Tensor:
-        _, key = self.pair()
+        key = operand(as_tensor(self.key))
         values = values.to(key.dtype)
         return product(transposed(key), values, alpha=self.scale, rows=True)
 

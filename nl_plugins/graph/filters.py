@@ -19,7 +19,7 @@ from .lazy import Map, as_tensor, wants_rows
 from .plan import MATRIX, Strategy, choose
 from .precision import at_least_float32, full_precision, operand
 from .products import concat_channels, mix, product
-from .strategies.factors import FACTORS, RECURSION
+from .strategies.factors import RECURSION, Factors
 
 # A batch of larger matrices is not safe in torch.linalg.solve on a CPU.
 LARGEST_IN_A_BATCH = 64
@@ -222,7 +222,7 @@ def cayley(
             # (hL - i)(hL + i)^-1 = 1 - 2i (hL + i)^-1
             if isinstance(affinity, MatrixAffinity):
                 inverse = _solve(affinity.matrix, signal, zoom)
-            elif strategy is FACTORS:
+            elif isinstance(strategy, Factors):
                 inverse = _woodbury(affinity, signal, zoom)
             else:
                 inverse = _series(affinity, signal, zoom, num_terms)

@@ -203,3 +203,11 @@ def then(map_: Map, weight: Tensor, bias: Tensor | None = None) -> Map:
     if bias is not None:
         own = bias if own is None else own + bias
     return LinearMap(map_.x, weight @ map_.weight, own)._replace(map_)
+
+
+def without_bias(map_: Map) -> tuple[Map, Tensor | None]:
+    """A linear map without its bias, in place of the map, and the bias; what is
+    computed already as it is, and None."""
+    if common_source(map_) is None or map_.bias is None:
+        return map_, None
+    return LinearMap(map_.x, map_.weight, None)._replace(map_), map_.bias

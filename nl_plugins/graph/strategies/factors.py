@@ -6,10 +6,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..lazy import LinearMap, Map, as_tensor, wants_rows
+from ..lazy import LinearMap, Map, as_tensor, wants_rows, without_bias
 from ..machine import Machine
 from ..plan import Case, Cost, Strategy
-from ..precision import operand
+from ..precision import at_least_float32, operand
 from ..products import is_row_major, mix, product, transposed
 from .costs import maps, pick, products
 
@@ -58,6 +58,28 @@ class Factors(Strategy):
         context = affinity.context(operand(as_tensor(values)))
         context = mix(context, weight, rows=True)
         return product(affinity.left, context, plus, rows=rows)
+
+
+class DotFactors(Factors):
+    """The same of ``q kᵀ``; biases of linear q and v stay out of sums over positions.
+
+    A sum of nearly equal terms fills with its rounding, and the product with the query
+    may cancel what is no rounding.
+    """
+
+    def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
+        rows = wants_rows(values)
+        query, of_query = without_bias(affinity.query)
+        values, of_values = without_bias(values)
+        context = affinity.context(operand(as_tensor(values)))
+        if of_values is not None:
+            total = at_least_float32(as_tensor(affinity.key)).sum(1) * affinity.scale
+            context = context + total.unsqueeze(-1) * of_values
+        context = mix(context, weight, rows=True)
+        if of_query is not None:
+            constant = (of_query.to(context.dtype) @ context).unsqueeze(1)
+            plus = constant if plus is None else plus + constant
+        return product(operand(as_tensor(query)), context, plus, rows=rows)
 
 
 class OneRow(Strategy):
@@ -215,5 +237,5 @@ class BlockGram(Gram):
         return super().refuses(case)
 
 
-FACTORS, ONE_ROW = Factors(), OneRow()
+FACTORS, DOT_FACTORS, ONE_ROW = Factors(), DotFactors(), OneRow()
 RECURSION, GRAM, BLOCK_GRAM = Recursion(), Gram(), BlockGram()
