@@ -42,6 +42,7 @@ from nl_plugins.analysis import (
     query_dependence,
 )
 from nl_plugins.analysis.figures import draw_filters, draw_receptive_fields
+from nl_plugins.files import open_whole
 
 
 def parse_args() -> argparse.Namespace:
@@ -109,14 +110,14 @@ def draw(args: argparse.Namespace, images: Tensor) -> None:
             filters[name][state] = curves(head, joint_spectrum(head, maps))
     with ablate(model, 'off'):
         fields['SNL, block off'] = reach(args, model, images)
+    args.pictures.mkdir(parents=True, exist_ok=True)
     for name, picture in (
         ('findings_reach.png', draw_receptive_fields(fields)),
         ('findings_filters.png', draw_filters(filters)),
     ):
-        temporary = args.pictures / f'.{name}'
         few = Image.fromarray(picture).quantize(64, dither=Image.Dither.NONE)
-        few.save(temporary, 'PNG', optimize=True)
-        temporary.replace(args.pictures / name)
+        with open_whole(args.pictures / name) as file:
+            few.save(file, 'PNG', optimize=True)
 
 
 def curves(head: nn.Module, spectrum: Spectrum) -> tuple:

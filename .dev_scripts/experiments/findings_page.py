@@ -300,8 +300,9 @@ def camvid_filters(inside: Experiment) -> str:
         f'0.05, sharpens below -0.05. Before training: the same head as it was drawn. '
         f'{inside.budget}.',
         table(header, rows),
-        'NL, CGNL and RNL are A g alone and can only smooth: their tilt says how '
-        'concentrated the spectrum is. A random SNL filter smooths already, since '
+        'NL and RNL are A g alone and can only smooth: their tilt says how '
+        'concentrated the spectrum is. The A of CGNL has one eigenvalue besides 0, of '
+        'either sign: where it is negative, all channels count as sharpening. A random SNL filter smooths already, since '
         '||W_0 - lambda W_1|| grows with |lambda|; only the change is learned. The '
         'gain is that of the linear part, before norm and ReLU.',
         [
