@@ -235,7 +235,7 @@ class RowTiles(Strategy):
     def __init__(
         self,
         function: type[torch.autograd.Function] = TiledSoftmax,
-        passes: tuple[float, float] = (10, 24),
+        passes: tuple[float, float] = (9, 21),
         calls: tuple[float, float] = (10, 28),
     ) -> None:
         self.function = function
