@@ -36,8 +36,8 @@ def test_speed_and_memory_are_those_of_the_benchmarks(root, readme):
     }
     number = r'([\d.e+,]+)'
     rows = re.findall(
-        rf'^\| (`\w+`[\w, ]*): ours / .+? \| {number} s / {number} s = {number}x '
-        rf'\| {number} MiB / {number} MiB = {number}x \|$',
+        rf"^\| (`\w+`[\w, ]*?)(?:, against mmcv's)? \| {number} s → {number} s "
+        rf'\({number}x\) \| {number} MiB → {number} MiB \({number}x\) \|$',
         readme,
         re.MULTILINE,
     )
@@ -51,7 +51,7 @@ def test_speed_and_memory_are_those_of_the_benchmarks(root, readme):
             float(text) / 1000 for text in re.match(r'(\S+) \((\S+)\)', time).groups()
         )
         held, whole = map(float, re.match(r'(\S+) \((\S+)\)', memory).groups())
-        expected = [ours, dense, float(faster[:-1]), held, whole, float(smaller[:-1])]
+        expected = [dense, ours, float(faster[:-1]), whole, held, float(smaller[:-1])]
         for text, value in zip(shown, expected):
             assert float(text.replace(',', '')) == pytest.approx(value, rel=0.012)
 
