@@ -60,7 +60,7 @@ OURS = [
     ('classification/cgnl/resnet50-cgnl1_8xb32-100e_in1k.py', (2, 3, 224, 224)),
     (
         'recognition/rnl/tsm_imagenet-pretrained-r50-rnl_4xb4-1x1x8-50e_sthv1-rgb.py',
-        (8, 3, 224, 224),
+        (16, 3, 224, 224),
     ),
     ('recognition/inception_i3d/*nl*.py', (1, 3, 16, 224, 224)),
 ]
