@@ -302,9 +302,10 @@ def camvid_filters(inside: Experiment) -> str:
         table(header, rows),
         'NL and RNL are A g alone and can only smooth: their tilt says how '
         'concentrated the spectrum is. The A of CGNL has one eigenvalue besides 0, of '
-        'either sign: where it is negative, all channels count as sharpening. A random SNL filter smooths already, since '
-        '||W_0 - lambda W_1|| grows with |lambda|; only the change is learned. The '
-        'gain is that of the linear part, before norm and ReLU.',
+        'either sign: where it is negative, all channels count as sharpening. A random '
+        'SNL filter smooths already, since ||W_0 - lambda W_1|| grows with |lambda|; '
+        'only the change is learned. The gain is that of the linear part, before norm '
+        'and ReLU.',
         [
             'python .dev_scripts/experiments/camvid_analysis.py --seeds '
             + ' '.join(map(str, inside.seeds)),
