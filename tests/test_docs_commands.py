@@ -49,6 +49,7 @@ ELSEWHERE = {
     ),
     r'python .dev_scripts/kill_runs.py': 'test_compat/test_whole_checkpoints.py',
     r'python .dev_scripts/random_gradients.py': 'hours',
+    r'python .dev_scripts/exact_step_time.py': 'test_graph/test_exact_step_time.py',
     r'python tools/visualization/vis_attention.py --demo': 'test_tools/test_demo.py',
     r'python -m nl_plugins.run': 'test_tools/test_run.py',
     r'python tools/visualization/vis_attention.py': 'test_analysis/test_pictures.py',
