@@ -108,8 +108,7 @@ def write_json(path: Path | None, content: dict) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.open_whole(path, 'w') as file:
-        file.write(json.dumps(content, indent=1) + '\n')
+    files.write_text(path, json.dumps(content, indent=1) + '\n')
 
 
 def write_picture(path: Path | None, picture) -> None:
