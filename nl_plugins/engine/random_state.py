@@ -17,7 +17,7 @@ from mmengine.hooks.hook import Hook  # its package may be half imported
 from mmengine.registry import HOOKS
 
 from ..compat.whole_checkpoints import INTERRUPTED
-from ..files import open_whole
+from ..files import write_text
 from .followed_loader import USED, BeginWorker, Place, can_follow, follow
 from .generators import get_states, set_states
 
@@ -339,8 +339,7 @@ class RandomStateHook(Hook):
         )
         path = Path(runner.work_dir) / INTERRUPTED
         if get_rank() == 0:
-            with open_whole(path.with_name('last_checkpoint'), 'w') as file:
-                file.write(str(path))
+            write_text(path.with_name('last_checkpoint'), str(path))
             name = signal.Signals(self._signal).name
             runner.logger.warning(
                 f'{name} ended the run after iteration {iteration}: {path} is saved, '

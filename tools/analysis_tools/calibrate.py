@@ -26,7 +26,7 @@ import torch.nn.functional as F  # noqa: E402
 from benchmark import best_times  # noqa: E402
 from gpu_checks.section import products  # noqa: E402
 
-from nl_plugins.files import open_whole  # noqa: E402
+from nl_plugins.files import write_text  # noqa: E402
 from nl_plugins.graph.machine import VARIABLE, machine_of  # noqa: E402
 
 #: Precision of the table -> that of ``products``, dtype.
@@ -104,8 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f'torch finds no CUDA device, so --device {args.device} is not one'
         )
     rates = measure(args.device)
-    with open_whole(args.out, 'w') as file:
-        file.write(json.dumps(rates, indent=1) + '\n')
+    write_text(args.out, json.dumps(rates, indent=1) + '\n')
     print(f'{VARIABLE}={args.out} makes the planner use them')
 
 
