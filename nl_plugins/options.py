@@ -289,7 +289,8 @@ def checked(cls: type) -> type:
 
 
 def documented(cls: type) -> type:
-    """Class decorator: signature and docstring list the options of the bases, too."""
+    """Class decorator: signature and docstring list the options of the bases, too, and
+    the errors that they raise if the class names none of its own."""
     known, complete = parameters(cls)
     # A class may set other values for the options of its bases.
     defaults = vars(cls).get('defaults', {})
@@ -314,6 +315,7 @@ def documented(cls: type) -> type:
     ]
     listed += variadic + ([] if complete else rest)
     cls.__signature__ = inspect.Signature(sorted(listed, key=lambda p: p.kind))
+    order = list(cls.__signature__.parameters)
     entries: dict[str, str] = {}
     for base in cls.__mro__:
         for name, entry in _entries(base).items():
@@ -330,8 +332,12 @@ def documented(cls: type) -> type:
     head, *sections = re.split(r'\n(?=(?:Args|Returns|Raises|Example):\n)', doc)
     if sections and sections[0].startswith('Args:'):
         sections[:1] = re.split(r'\n(?=\n\S)', sections[0], maxsplit=1)[1:]
+    if not any(section.startswith('Raises:') for section in sections):
+        docs = (inspect.cleandoc(base.__doc__ or '') for base in cls.__mro__[1:])
+        found = (re.search(r'(?:^|\n)(Raises:\n(?:    .*\n?)+)', doc) for doc in docs)
+        sections += [match[1] for match in found if match][:1]
     if entries:
-        args = '\n'.join(['Args:', *entries.values()])
+        args = '\n'.join(['Args:', *(entries[n] for n in order if n in entries)])
         sections = [section.strip('\n') for section in (args, *sections)]
         cls.__doc__ = '\n\n'.join([head.rstrip('\n'), *sections])
     return cls

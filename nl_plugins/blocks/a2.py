@@ -36,7 +36,6 @@ class A2Block(GraphFilterBlock):
     norm. The two are different functions.
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         definition (str): 'a2net' or 'snl'. Defaults to 'a2net'.
         affinity (str): Of 'snl' alone, see :class:`GraphFilterBlock`; 'relu_raw' there.
         options: ``num_units``, ``bias``, ``act_cfg`` and, for 'snl', ``affinity``

@@ -33,7 +33,6 @@ class ANLBlock(NonLocalBlock):
     1 - (1 - m)² (``theta_norm_cfg=dict(type='BN', momentum=0.19)``) does so in one.
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         pool_sizes (Sequence[int]): Cells along each dimension. Defaults to
             (1, 3, 6, 8).
         key_bias (bool): Whether the convolution of θ has a bias: True in the SNL
@@ -46,9 +45,6 @@ class ANLBlock(NonLocalBlock):
         options: ``ndim``, ``reduction`` and others, see :class:`NonLocalBlock`;
             ``norm_cfg``, that of θ and of the fusion, defaults to BN, ``init`` to
             'kaiming_fan_out'.
-
-    Raises:
-        ValueError: If an option is outside its choices.
     """
 
     _abbr_ = 'anl_block'

@@ -31,15 +31,9 @@ class ARMANLBlock(GraphFilterBlock):
     filter b (I - a A)^-1 g.
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         num_iterations (int): T. Defaults to 2.
         num_stacks (int): K. Defaults to 1.
         nonlinear (bool): σ is a ReLU, or nothing. Defaults to True.
-        options: ``affinity``, ``symmetric``, ``num_units``, ``act_cfg``, see
-            :class:`GraphFilterBlock`, and those of :class:`NonLocalBlock`.
-
-    Raises:
-        ValueError: If an option is outside its choices.
     """
 
     _abbr_ = 'arma_nl_block'

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import initialize, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ..graph import Affinity
 from ..graph.lazy import Map, as_tensor, linear_maps, transparent, untouched
-from ..graph.precision import is_forward_mode, is_traced, may_learn
+from ..graph.precision import is_traced, may_learn
 from ..graph.products import is_row_major, transposed
 from ..options import Cfg, Count, check, checked, documented, parameters
 
@@ -277,10 +278,12 @@ class NonLocalBlock(BaseModule):
             activate = conv_out.activate
             if not transparent(activate):
                 return activate(out), False
-            if is_traced() or is_forward_mode():  # a traced module can be trained
+            if is_traced():  # a traced module can be trained
                 return out.relu(), False
             if torch.is_grad_enabled():
-                return OpenReLU.apply(out)[0], True
+                # relu() has no gradient at 0: a block that starts there would stay.
+                info = torch.finfo(out.dtype)
+                return F.threshold(out, -info.smallest_normal * info.eps, 0), True
             return out.relu_() if may_write else out.relu(), True
         return out, may_write
 
@@ -317,29 +320,6 @@ def apply_init_cfg(module: BaseModule) -> None:
             f'{type(module).__name__}: init_cfg={module.init_cfg!r} cannot be applied '
             f'({reason}); its type is one of {sorted(WEIGHT_INITIALIZERS.module_dict)}'
         ) from error
-
-
-class OpenReLU(torch.autograd.Function):
-    """``max(x, 0)``, and ``x >= 0``, by which it multiplies the gradient.
-
-    The gradient of torch's ReLU at 0 is 0: a block that starts there would stay.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.relu(), x >= 0
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(output[1])
-        ctx.mark_non_differentiable(output[1])
-
-    @staticmethod
-    def backward(ctx, grad: Tensor, _) -> Tensor:
-        (keep,) = ctx.saved_tensors
-        return grad * keep
 
 
 def linear_map(layer: nn.Module) -> tuple[Tensor, Tensor | None] | None:

@@ -36,12 +36,9 @@ class CayleyNLBlock(GraphFilterBlock):
     ``conv_out`` holds the weights side by side.
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         rational (bool): Which of the two. Defaults to False.
         order (int): r, of the rational filter. Defaults to 1.
         zoom (float): h > 0, of the rational filter. Defaults to 1.
-        options: ``affinity``, ``symmetric``, ``num_units``, ``act_cfg``, see
-            :class:`GraphFilterBlock`, and those of :class:`NonLocalBlock`.
 
     Raises:
         ValueError: If an option is outside its choices, or the rational filter is asked

@@ -55,7 +55,6 @@ class CCBlock(NonLocalBlock):
     ``CrissCrossAttention`` load as they are.
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         ndim (int): 2 or 3. Defaults to 2.
         reduction (int): θ and φ have ``in_channels // reduction`` channels: 8 in mmcv,
             2 in the SNL repository. Defaults to 8.
@@ -64,9 +63,6 @@ class CCBlock(NonLocalBlock):
             ``units.0``, ``units.1``, ... (the SNL repository). Defaults to True.
         options: See :class:`NonLocalBlock`; ``init`` defaults to 'pytorch', and
             ``zeros_init`` concerns γ, which is 1 without it.
-
-    Raises:
-        ValueError: If an option is outside its choices.
     """
 
     _abbr_ = 'cc_block'

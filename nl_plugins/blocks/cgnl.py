@@ -32,7 +32,6 @@ class CGNLBlock(NonLocalBlock):
     ``key_grid`` (C'/G, *S).
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         kernel (str): 'dot' or 'rbf'. Defaults to 'dot'.
         order (int): Highest power of the 'rbf' series. Defaults to 3.
         gamma (float): γ of 'rbf'. Defaults to 1e-4.

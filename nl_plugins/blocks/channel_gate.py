@@ -28,7 +28,6 @@ class ChannelGate(NonLocalBlock):
     with c the mean; it is not the identity at the start.
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         kind (str): 'gc' or 'se'. Defaults to 'gc'.
         options: ``ndim``, ``reduction`` and others, see :class:`NonLocalBlock`;
             ``norm_cfg`` is that of the inner layer of 'gc' and defaults to BN1d with

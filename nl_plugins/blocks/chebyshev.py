@@ -33,16 +33,10 @@ class ChebyshevNLBlock(GraphFilterBlock):
     ``conv_out`` holds ``[W_0 W_1 ... W_K]`` side by side.
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         order (int): K. Defaults to 2.
         stable (bool): Take A² = A from order 2 on, as gSNL does, so that A is applied
             once whatever the order. Defaults to False.
         zero_order (bool): Keep the term W_0 g. Defaults to True.
-        options: ``affinity``, ``symmetric``, ``num_units``, ``act_cfg``, see
-            :class:`GraphFilterBlock`, and those of :class:`NonLocalBlock`.
-
-    Raises:
-        ValueError: If an option is outside its choices.
     """
 
     _abbr_ = 'chebyshev_nl_block'

@@ -40,7 +40,6 @@ class DNLBlock(GraphFilterBlock):
     ``affinity``, then BN and ReLU.
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         definition (str): 'disentangled' or 'snl'. Defaults to 'disentangled'.
         mode (str): Affinity of 'disentangled', one of those of :class:`NLBlock`.
             Defaults to 'embedded_gaussian'.

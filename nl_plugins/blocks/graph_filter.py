@@ -39,7 +39,6 @@ class GraphFilterBlock(NonLocalBlock):
     the block itself, several are ``units.0``, ``units.1``, ...
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         affinity (str): 'softmax', 'relu_raw' or 'sym_norm', see the table of
             :class:`GraphFilterBlock`. Defaults to 'sym_norm'.
         symmetric (bool, optional): Whether that is made symmetric, see there; None
@@ -50,9 +49,6 @@ class GraphFilterBlock(NonLocalBlock):
             Defaults to ReLU, as released; the papers' figures have none.
         options: ``ndim``, ``reduction`` and others, see :class:`NonLocalBlock`;
             ``norm_cfg`` defaults to BN, ``init`` to 'kaiming_fan_out'.
-
-    Raises:
-        ValueError: If an option is outside its choices.
     """
 
     num_products = 1  # how often the filter of a unit applies the affinity

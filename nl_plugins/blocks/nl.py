@@ -42,7 +42,6 @@ class NLBlock(NonLocalBlock):
     ``ChebyshevNLBlock(order=1, zero_order=False)``.
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         mode (str): The affinity, see above. Defaults to 'embedded_gaussian'.
         use_scale (bool | str): The factor s, in ``embedded_gaussian`` only: True is
             C'^-1/2, False is 1, ``'inverted'`` is C'^1/2, with which the checkpoints

@@ -24,14 +24,10 @@ class NSBlock(GraphFilterBlock):
     """``z = x + relu(BN(sign W_z (I - A) g))``: the graph Laplacian as the filter.
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         sign (int): 1 as in the SNL repository, -1 for the diffusion A g - g of the
             paper. Defaults to 1.
         options: ``symmetric``, ``num_units``, ``act_cfg``, see
             :class:`GraphFilterBlock`, and those of :class:`NonLocalBlock`.
-
-    Raises:
-        ValueError: If an option is outside its choices.
     """
 
     _abbr_ = 'ns_block'

@@ -30,7 +30,6 @@ class RNLBlock(NonLocalBlock):
     ``relu(ρ_i·ρ_j) / M``. The values are θ before the convolution.
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         kernel_size (int | Sequence[int]): Odd sizes of the region, one for all
             dimensions or one for each. All ones: no region. Defaults to 3.
         activation (str): 'softmax' or 'relu'. Defaults to 'softmax'.
@@ -143,7 +142,6 @@ class RNLBlock(NonLocalBlock):
         if self.use_norm:
             regions = F.normalize(regions, dim=1, eps=1e-12)
         query = tokens(regions)
-        # One tensor for both roles: the logits are then known to be symmetric.
         key = query if self.pool is None else tokens(self.pool(regions))
         if self.activation == 'relu':
             return ReLUAffinity(query, key)

@@ -26,14 +26,8 @@ class SNLBlock(GraphFilterBlock):
     I - A with spectrum in [0, 2]. ``conv_out`` holds ``[W_0 W_1]`` side by side.
 
     Args:
-        in_channels (int): Channels C of the input and the output.
         sign (int): Sign of the second term: 1 in the classification code, -1 in the
             segmentation code. Defaults to 1.
-        options: ``affinity``, ``symmetric``, ``num_units``, ``act_cfg``, see
-            :class:`GraphFilterBlock`, and those of :class:`NonLocalBlock`.
-
-    Raises:
-        ValueError: If an option is outside its choices.
     """
 
     _abbr_ = 'snl_block'

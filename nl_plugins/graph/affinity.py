@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from .lazy import Map, as_tensor, common_source, lowered
-from .machine import Machine
-from .plan import Case, Cost, Strategy, choose
+from .plan import Strategy, choose
 from .precision import at_least_float32, full_precision, operand, product_dtype
 from .strategies.matrix import OPERATOR, Matrix
 
@@ -27,10 +26,11 @@ class Affinity:
 
     A subclass sets ``shape``, ``dtype``, ``device`` (see :meth:`_describe`) and
     defines ``_dense()``, ``_rows(index)`` and either ``_apply(values)`` or
-    ``strategies``, the ways of computing it that the planner chooses from (see
-    :mod:`.plan`, whose ``Planned`` says what the attributes below mean). These see
-    values of at least float32 on a CPU and no autocast. Tensors are (B, positions,
-    channels).
+    ``strategies``, the ways of computing it that the planner chooses from, of which
+    the first never refuses. These see values of at least float32 on a CPU and no
+    autocast. Tensors are (B, positions, channels). What the planner reads besides,
+    ``width``, ``rank``, ``grid`` and ``source(values)``, is said in
+    :class:`.plan.Case`.
     """
 
     shape: tuple[int, int, int]
@@ -39,7 +39,6 @@ class Affinity:
     strategies: tuple[Strategy, ...] = (OPERATOR, Matrix(1, 3, pairwise=False))
     width = 0
     rank = 0
-    same = False
     grid: tuple[int, ...] = ()
 
     def _describe(self, reference: Map, num_queries: int, num_keys: int) -> None:
@@ -47,7 +46,7 @@ class Affinity:
         self.dtype, self.device = reference.dtype, reference.device
 
     def source(self, values: Map) -> int:
-        """See :class:`.plan.Planned`."""
+        """See :class:`.plan.Case`."""
         return 0
 
     # What a subclass defines.
@@ -185,11 +184,10 @@ class PairAffinity(Affinity):
         self._describe(query, query.shape[1], key.shape[1])
         self.query, self.key = query, key
         self.width = query.shape[2]
-        self.same = query is key
 
     def _lower(self, dtype: torch.dtype) -> None:
         query = lowered(self.query, dtype)
-        self.key = query if self.same else lowered(self.key, dtype)
+        self.key = query if self.key is self.query else lowered(self.key, dtype)
         self.query, self.dtype = query, query.dtype
 
     def source(self, values: Map) -> int:
@@ -201,26 +199,8 @@ class PairAffinity(Affinity):
         return operand(as_tensor(self.query)), operand(as_tensor(self.key))
 
 
-class Terms(Strategy):
-    """A sum, term by term, each in its own cheapest way."""
-
-    name = 'terms'
-    traceable = True
-
-    def cost(self, case: Case, machine: Machine) -> Cost:
-        return Cost(0)  # the terms decide for themselves
-
-    def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
-        # The last is often of one row, which the others are added to.
-        for term in reversed(affinity.terms):
-            plus = term.apply(values, weight, plus)
-        return plus
-
-
 class SumAffinity(Affinity):
     """``A_1 + A_2 + ...``: applied term by term."""
-
-    strategies = (Terms(), Matrix(1, 3, pairwise=False))
 
     def __init__(self, *terms: Affinity) -> None:
         shapes = [tuple(term.shape) for term in terms]
@@ -230,9 +210,13 @@ class SumAffinity(Affinity):
         self.shape, self.dtype = terms[0].shape, terms[0].dtype
         self.device = terms[0].device
 
-    def _lower(self, dtype: torch.dtype) -> None:
-        for term in self.terms:
-            term._lower(dtype)
+    def apply(
+        self, values: Map, weight: Tensor | None = None, plus: Tensor | None = None
+    ) -> Tensor:
+        # The last is often of one row, which the others are added to.
+        for term in reversed(self.terms):
+            plus = term.apply(values, weight, plus)
+        return plus
 
     def _dense(self) -> Tensor:
         return sum(term._dense() for term in self.terms)

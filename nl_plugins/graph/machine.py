@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -19,30 +19,25 @@ VARIABLE = 'NL_PLUGINS_MACHINE'
 
 @dataclass(frozen=True)
 class Machine:
-    """Rates of one device class in one precision.
+    """Rates of one device class in one precision."""
 
-    Attributes:
-        multiply_adds (float): Of large matrix products, a second.
-        cached_bytes (float): Read or written a second where they fit the cache.
-        moved_bytes (float): Read or written a second in memory.
-        call (float): Seconds an operator takes besides its work.
-        cache (int): Bytes that stay close to the processor.
-        attention (float): Share of ``multiply_adds`` that torch's fused attention
-            reaches.
-        tile (int): Elements of one tile of weights.
-        overlaps (bool): Whether calls are queued while the device computes, so that
-            the longer of the two counts and not their sum.
-        measured (bool): False for a rate from a data sheet.
-    """
-
+    #: Of large matrix products, a second.
     multiply_adds: float
+    #: Bytes read or written a second where they fit the cache, and in memory.
     cached_bytes: float
     moved_bytes: float
+    #: Seconds an operator takes besides its work.
     call: float
+    #: Bytes that stay close to the processor.
     cache: int
+    #: Share of ``multiply_adds`` that torch's fused attention reaches.
     attention: float
+    #: Elements of one tile of weights.
     tile: int
+    #: Whether calls are queued while the device computes, so that the longer of the
+    #: two counts and not their sum.
     overlaps: bool = False
+    #: False for a rate from a data sheet.
     measured: bool = True
 
 
@@ -71,20 +66,16 @@ _CUDA = Machine(
 )
 
 
-def _with(machine: Machine, **changes: float) -> Machine:
-    return Machine(**{**asdict(machine), **changes})
-
-
 #: By device class and precision.
 MACHINES: dict[tuple[str, str], Machine] = {
     ('cpu', 'float32'): _CPU,
-    ('cpu', 'float64'): _with(_CPU, multiply_adds=50e9),
+    ('cpu', 'float64'): replace(_CPU, multiply_adds=50e9),
     # Half precision is computed in float32 on a CPU.
     ('cpu', 'half'): _CPU,
     ('cuda', 'float32'): _CUDA,
-    ('cuda', 'tf32'): _with(_CUDA, multiply_adds=178e12, attention=0.12),
-    ('cuda', 'half'): _with(_CUDA, multiply_adds=338e12),
-    ('cuda', 'float64'): _with(
+    ('cuda', 'tf32'): replace(_CUDA, multiply_adds=178e12, attention=0.12),
+    ('cuda', 'half'): replace(_CUDA, multiply_adds=338e12),
+    ('cuda', 'float64'): replace(
         _CUDA, multiply_adds=20e12, attention=0.1, measured=False
     ),
 }
@@ -125,7 +116,6 @@ def read_machines(path: str | Path) -> dict[tuple[str, str], Machine]:
     try:
         for name, rates in json.loads(Path(path).read_text(encoding='utf-8')).items():
             device_class, precision = name.split('/')
-            base = asdict(machines[device_class, precision])
             unknown = sorted(set(rates) - names)
             if unknown:
                 raise ValueError(f'{name} has no rate {unknown[0]!r}')
@@ -135,7 +125,8 @@ def read_machines(path: str | Path) -> dict[tuple[str, str], Machine]:
                 for key, rate in rates.items()
             ):
                 raise ValueError(f'{name} holds a rate that is no positive number')
-            machines[device_class, precision] = Machine(**{**base, **rates})
+            machine = machines[device_class, precision]
+            machines[device_class, precision] = replace(machine, **rates)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f'{path} holds no rates of a machine ({error}): write it with '

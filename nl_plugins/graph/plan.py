@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,75 +21,37 @@ from .machine import Machine, machine_of, precision_of
 from .precision import is_exported, is_forward_mode, is_traced, nominal
 
 
-class Planned(Protocol):
-    """What the planner reads off an affinity.
-
-    Attributes:
-        shape (tuple[int, int, int]): B, N, M.
-        dtype (torch.dtype): Of what it is made of.
-        device (torch.device): Where it is.
-        width (int): Channels of query and key; 0 where entries are no products.
-        rank (int): Of its factors; 0 where there are none.
-        same (bool): Whether query and key are one tensor.
-        grid (tuple[int, ...]): Sizes of the map, where it knows them.
-        strategies (tuple[Strategy, ...]): The ways of computing it; the first never
-            refuses.
-    """
-
-    shape: tuple[int, int, int]
-    dtype: torch.dtype
-    device: torch.device
-    width: int
-    rank: int
-    same: bool
-    grid: tuple[int, ...]
-    strategies: tuple[Strategy, ...]
-
-    def source(self, values: Map) -> int:
-        """Channels of the x that query, key and values are linear maps of, none of
-        them computed yet; 0 where they are not."""
-        ...
-
-
 class Case(NamedTuple):
-    """What a strategy may know.
+    """What a strategy may know."""
 
-    Attributes:
-        batch, queries, keys (int): B, N, M.
-        width (int): Channels C of query and key.
-        rank (int): Of the factors, 0 where there are none.
-        depth (int): Channels D of the values.
-        depth_out (int): Channels of the result: D, or those of the output weight.
-        times (int): How often the affinity is applied, one result after the other.
-        use (str): ``'apply'``, ``'polynomial'`` (of the affinity) or ``'solve'`` (a
-            system with it).
-        grad (bool): Whether a backward pass will follow.
-        same (bool): Whether query and key are one tensor.
-        source (int): See :meth:`Planned.source`.
-        weighted (bool): Whether an output weight follows.
-        captured (bool): Whether ``torch.export`` captures a graph.
-        grid (tuple[int]): Sizes of the map, where the affinity knows them.
-        dtype (torch.dtype): Of the factors.
-        device (str): Device class.
-        precision (str): Row of the table of machines.
-    """
-
+    #: Samples B, query positions N, key positions M.
     batch: int
     queries: int
     keys: int
+    #: Channels C of query and key; 0 where entries are no products.
     width: int
+    #: Rank of the factors; 0 where there are none.
     rank: int
+    #: Channels D of the values, and of the result, with the output weight if any.
     depth: int
     depth_out: int
+    #: How often the affinity is applied, one result after the other.
     times: int
+    #: 'apply', 'polynomial' (of the affinity) or 'solve' (a system with it).
     use: str
+    #: Whether a backward pass will follow.
     grad: bool
-    same: bool
+    #: Channels of the x that query, key and values are linear maps of, none of them
+    #: computed yet; 0 where they are not.
     source: int
+    #: Whether an output weight follows.
     weighted: bool
+    #: Whether ``torch.export`` captures a graph.
     captured: bool
+    #: Sizes of the map, where the affinity knows them.
     grid: tuple[int, ...]
     dtype: torch.dtype
+    #: Device class and precision: a row of the table of machines.
     device: str
     precision: str
 
@@ -104,16 +66,13 @@ class Case(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """What a computation takes.
+    """What a computation takes."""
 
-    Attributes:
-        multiply_adds (float): Of matrix products.
-        touched (tuple): (bytes of a tensor, passes over it) pairs.
-        calls (float): Operators started.
-    """
-
+    #: Of matrix products.
     multiply_adds: float
+    #: (bytes of a tensor, passes over it) pairs.
     touched: tuple[tuple[float, float], ...] = ()
+    #: Operators started.
     calls: float = 0
 
     def seconds(self, machine: Machine) -> float:
@@ -166,7 +125,7 @@ class Strategy:
 
     def run(
         self,
-        affinity: Planned,
+        affinity: Any,
         values: Map,
         weight: Tensor | None,
         plus: Tensor | None,
@@ -235,7 +194,7 @@ def force(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def decisions() -> Iterator[list[tuple[Planned, Decision]]]:
+def decisions() -> Iterator[list[tuple[Any, Decision]]]:
     """Collect every decision made inside the context, with its affinity."""
     collected: list = []
     _listeners.append(collected)
@@ -247,7 +206,7 @@ def decisions() -> Iterator[list[tuple[Planned, Decision]]]:
 
 
 def choose(
-    affinity: Planned,
+    affinity: Any,
     values: Map,
     weight: Tensor | None = None,
     times: int = 1,
@@ -273,7 +232,7 @@ def choose(
     return found
 
 
-def _plain(affinity: Planned) -> Strategy:
+def _plain(affinity: Any) -> Strategy:
     """What TorchScript records and forward-mode derivatives pass: the first strategy of
     plain operators."""
     plain = [strategy for strategy in affinity.strategies if strategy.traceable]
@@ -313,7 +272,7 @@ def _estimates(strategies: tuple[Strategy, ...], case: Case) -> Iterator[Estimat
         yield Estimate(strategy.name, seconds, reason)
 
 
-def explain_case(affinity: Planned, case: Case) -> Decision:
+def explain_case(affinity: Any, case: Case) -> Decision:
     """The decision about a case with every estimate and refusal."""
     estimates = tuple(_estimates(affinity.strategies, case))
     taken = _decide(affinity.strategies, case).name
@@ -328,7 +287,7 @@ def explain_case(affinity: Planned, case: Case) -> Decision:
 
 
 def case_of(
-    affinity: Planned,
+    affinity: Any,
     values: Map,
     weight: Tensor | None = None,
     times: int = 1,
@@ -349,7 +308,6 @@ def case_of(
         times=times,
         use=use,
         grad=torch.is_grad_enabled(),
-        same=affinity.same,
         source=affinity.source(values),
         weighted=weight is not None,
         captured=is_exported(),

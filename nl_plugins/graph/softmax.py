@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .affinity import PairAffinity
 from .lazy import Map
-from .precision import is_forward_mode, is_traced, softmax
-from .products import float32_product, product, transposed
+from .precision import softmax
+from .products import product, transposed
 from .strategies.fused import FUSED
 from .strategies.matrix import Matrix
 from .strategies.tiles import RELU_TILES, ROW_TILES
@@ -32,40 +32,11 @@ class SoftmaxAffinity(PairAffinity):
 
     def _dense(self) -> Tensor:
         query, key = self.pair()
-        plain = is_traced() or is_forward_mode()
-        if self.same and torch.is_grad_enabled() and not plain:
-            logits = SelfProduct.apply(query)
-            logits = logits if self.scale == 1 else logits * self.scale
-        else:
-            logits = product(query, transposed(key), alpha=self.scale, rows=True)
-        return softmax(logits)
+        return softmax(product(query, transposed(key), alpha=self.scale, rows=True))
 
     def _rows(self, index: Tensor) -> Tensor:
         query, key = self.pair()
         return softmax(product(query[:, index], transposed(key), alpha=self.scale))
-
-
-class SelfProduct(torch.autograd.Function):
-    """``x xᵀ`` (B, N, N) of x (B, N, C).
-
-    The gradient is ``(G + Gᵀ) x``: one product, where one of two tensors takes two.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return float32_product(x, transposed(x))
-
-    @staticmethod
-    def setup_context(ctx, inputs, output) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
-        (x,) = ctx.saved_tensors
-        grad = grad + transposed(grad)
-        return product(grad.to(x.dtype), x).to(x.dtype)
 
 
 class ReLUAffinity(PairAffinity):

@@ -25,7 +25,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _logits(query: Tensor, key: Tensor, span: slice) -> Tensor:
-    """Logits (B, h, W, H + W) of the grid rows ``span``, to base 2, column part first.
+    """Logits (B, h, W, H + W) of the grid rows ``span``, column part first.
 
     The position itself lies in its row and in its column; the column part omits it.
     """
@@ -37,7 +37,13 @@ def _logits(query: Tensor, key: Tensor, span: slice) -> Tensor:
     positions = torch.arange(height, device=query.device)
     itself = positions[span, None, None] == positions
     column = column.masked_fill(itself, -math.inf)
-    return torch.cat([column, row], dim=-1).mul_(LOG2_E)
+    return torch.cat([column, row], dim=-1)
+
+
+def _weights(query: Tensor, key: Tensor, span: slice) -> Tensor:
+    """The softmax of the logits, without a gradient."""
+    weights, _ = exponentials(_logits(query, key, span).mul_(LOG2_E))
+    return weights.div_(weights.sum(-1, keepdim=True))
 
 
 def _apply(weights: Tensor, values: Tensor, span: slice) -> Tensor:
@@ -50,8 +56,7 @@ def _apply(weights: Tensor, values: Tensor, span: slice) -> Tensor:
 def _definition(query: Tensor, key: Tensor, values: Tensor) -> Tensor:
     query, key, values = map(at_least_float32, (query, key, values))
     everything = slice(0, key.shape[1])
-    logits = _logits(query, key, everything) / LOG2_E
-    return _apply(logits.softmax(-1), values, everything)
+    return _apply(_logits(query, key, everything).softmax(-1), values, everything)
 
 
 class CrissCross(torch.autograd.Function):
@@ -60,28 +65,21 @@ class CrissCross(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        query: Tensor, key: Tensor, values: Tensor, step: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        outs, peaks, totals = [], [], []
+    def forward(query: Tensor, key: Tensor, values: Tensor, step: int) -> Tensor:
+        outs = []
         for span in spans(key.shape[1], step):
-            weights, peak = exponentials(_logits(query, key, span))
-            total = weights.sum(-1, keepdim=True)
-            weights = weights.div_(total).to(values.dtype)
+            weights = _weights(query, key, span).to(values.dtype)
             outs.append(_apply(weights, values, span))
-            peaks.append(peak)
-            totals.append(total)
-        return torch.cat(outs, 1), torch.cat(peaks, 1), torch.cat(totals, 1)
+        return torch.cat(outs, 1)
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         *tensors, ctx.step = inputs
-        ctx.save_for_backward(*tensors, *output[1:])
-        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*tensors)
 
     @staticmethod
-    def backward(ctx, grad: Tensor, *_) -> tuple:
-        query, key, values, peak, total = ctx.saved_tensors
+    def backward(ctx, grad: Tensor) -> tuple:
+        query, key, values = ctx.saved_tensors
         if wants_graph():
             return *gradients(_definition, (query, key, values), grad), None
         low, (height, width) = values.dtype, key.shape[1:3]
@@ -91,8 +89,7 @@ class CrissCross(torch.autograd.Function):
         centred = key - key.mean((1, 2), keepdim=True)
         key_columns, value_columns = centred.transpose(1, 2), values.permute(0, 2, 3, 1)
         for span in spans(height, ctx.step):
-            weights, _ = exponentials(_logits(query, key, span), peak[:, span])
-            weights = weights.div_(total[:, span])
+            weights = _weights(query, key, span)
             some = grad[:, span].to(low)
             across = some.transpose(1, 2)  # (B, W, h, D)
             slope = torch.cat(
@@ -174,7 +171,7 @@ class Crossing(Strategy):
         ]
         channels = query.shape[2] + values.shape[2]
         step = self._step(query.shape[0], affinity.grid, channels, machine_for(values))
-        out = CrissCross.apply(*maps, step)[0].flatten(1, 2)
+        out = CrissCross.apply(*maps, step).flatten(1, 2)
         return mix(out, weight, plus)
 
 

@@ -57,8 +57,7 @@ class Matrix(Strategy):
         live = pick(case, 2, 4)  # matrices that share the cache
         width = case.width if self.pairwise else 0
         build = Cost(
-            # A self-product has one product in its backward pass.
-            case.pairs * width * (products(case) - (case.same and case.grad)),
+            case.pairs * width * products(case),
             ((live * size, pick(case, *self.passes) / live),),
             pick(case, *self.calls),
         )
