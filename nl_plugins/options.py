@@ -335,7 +335,8 @@ def documented(cls: type) -> type:
     if not any(section.startswith('Raises:') for section in sections):
         docs = (inspect.cleandoc(base.__doc__ or '') for base in cls.__mro__[1:])
         found = (re.search(r'(?:^|\n)(Raises:\n(?:    .*\n?)+)', doc) for doc in docs)
-        sections += [match[1] for match in found if match][:1]
+        inherited = next((match[1] for match in found if match), None)
+        sections += [inherited] if inherited else []
     if entries:
         args = '\n'.join(['Args:', *(entries[n] for n in order if n in entries)])
         sections = [section.strip('\n') for section in (args, *sections)]

@@ -21,8 +21,8 @@ def seen(run):
 @pytest.mark.parametrize(
     'mode, way, operator',
     [
-        ('gaussian', 'row_tiles', 'Tiled'),
-        ('embedded_gaussian', 'row_tiles', 'Tiled'),
+        ('gaussian', 'row_tiles', 'TiledRows'),
+        ('embedded_gaussian', 'row_tiles', 'TiledRows'),
         ('embedded_gaussian', 'fused', 'aten::scaled_dot_product_attention'),
         ('embedded_gaussian', 'matrix', 'aten::_softmax'),
         ('dot_product', 'gram', 'Moments'),
@@ -36,7 +36,7 @@ def test_the_profiler_sees_what_is_explained(mode, way, operator):
         names = seen(lambda: block(x))
     assert decision.taken == way
     assert any(operator in name for name in names)
-    others = {'Tiled', 'Moments', 'SortedReLU'} - {operator}
+    others = {'TiledRows', 'Moments', 'SortedReLU'} - {operator}
     assert not any(other in name for name in names for other in others)
 
 
@@ -46,7 +46,7 @@ def test_the_choice_itself_is_what_runs():
         x = torch.randn(1, 16, size, size)
         ((_, decision),) = nl_plugins.explain(block, x).decisions
         expected = {
-            'row_tiles': 'Tiled',
+            'row_tiles': 'TiledRows',
             'matrix': 'aten::_softmax',
         }[decision.taken]
         assert any(expected in name for name in seen(lambda x=x: block(x)))

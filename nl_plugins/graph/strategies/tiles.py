@@ -103,18 +103,29 @@ def softmax_slope(weights: Tensor, slope: Tensor, total: Tensor) -> Tensor:
     return slope.addcmul_(weights, mean, value=-1)
 
 
-class Tiled(torch.autograd.Function):
+class TiledRows(torch.autograd.Function):
     """``softmax(scale query keyᵀ) values``, or of a ReLU, in tiles of ``step`` rows."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(query, key, values, scale, relu, step, rows):
+    def forward(
+        query: Tensor,
+        key: Tensor,
+        values: Tensor,
+        scale: float,
+        relu: bool,
+        step: int,
+        rows: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         half, count = values.dtype in HALF, query.shape[1]
+        factor = scale if relu else scale * LOG2_E
         out = room(count, values.shape[2], rows, query, key, values)
-        peaks, totals = (room(count, 1, rows, query, key) for _ in range(2))
+        # A ReLU has neither.
+        kept = 0 if relu else 1
+        peaks, totals = (room(count, kept, rows, query, key) for _ in range(2))
         for span in spans(count, step):
-            weights = logits_of(query[:, span], key, scale if relu else scale * LOG2_E)
+            weights = logits_of(query[:, span], key, factor)
             if relu:
                 weights = weights.relu_()
             else:
@@ -145,13 +156,13 @@ class Tiled(torch.autograd.Function):
 
             grads = gradients(definition, (query, key, values), grad)
             return *grads, None, None, None, None
-        half = low in HALF
+        half, factor = low in HALF, scale if relu else scale * LOG2_E
         grad = grad if half or relu else grad / totals
         grad_query = room(*query.shape[1:], False, query, key, values, grad)
         grad_key = grad_values = None
         for span in spans(query.shape[1], ctx.step):
             some, chosen, total = grad[:, span].to(low), query[:, span], totals[:, span]
-            weights = logits_of(chosen, key, scale if relu else scale * LOG2_E)
+            weights = logits_of(chosen, key, factor)
             slope = float32_product(some, transposed(values))
             if relu:
                 weights = weights.relu_()
@@ -217,7 +228,7 @@ class RowTiles(Strategy):
         if self.relu and scale < 0:  # relu(s z) = s relu(z) for s >= 0 alone
             scale, values = -scale, -values
         step = tile_rows(query.shape[0], key.shape[1], machine_for(query))
-        out, *_ = Tiled.apply(query, key, values, scale, self.relu, step, rows)
+        out, *_ = TiledRows.apply(query, key, values, scale, self.relu, step, rows)
         return mix(out, weight, plus, rows)
 
 
