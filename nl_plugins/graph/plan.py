@@ -174,9 +174,9 @@ def force(name: str) -> Iterator[None]:
     """Compute every affinity in one way, for tests and benchmarks.
 
     Args:
-        name (str): ``'dense'`` builds each matrix, ``'fast'`` never does, ``'auto'``
-            (the default outside) takes the cheapest. The name of a strategy is
-            taken wherever an affinity has it; other affinities stay at 'auto'.
+        name (str): ``'dense'`` builds each matrix (of equal rows only one), ``'fast'``
+            never does, ``'auto'`` (the default outside) takes the cheapest. The name of
+            a strategy is taken wherever an affinity has it; others stay at 'auto'.
 
     Raises:
         ValueError: If no strategy has the name, or, inside, if it refuses a case.

@@ -237,7 +237,7 @@ class ReLUTiles(RowTiles):
 
     name = 'relu_tiles'
     relu = True
-    passes = 2, 7
+    passes = 2, 5
     calls = 5, 18
 
 
