@@ -137,9 +137,11 @@ class NLBlock(NonLocalBlock):
 
     def forward(self, x: Tensor) -> Tensor:
         self.check_input(x)
+        return self.output(x, self._filtered(x))
+
+    def _filtered(self, x: Tensor) -> Tensor:
         theta, phi, g = self._maps(x, self.g)
-        affinity = self._affinity(theta, phi)
-        return self.output(x, affinity.apply(g, matrix(self.conv_out)))
+        return self._affinity(theta, phi).apply(g, matrix(self.conv_out))
 
     def _maps(self, x: Tensor, *values: nn.Module) -> list[Map]:
         """Query and key of x, and the maps of the layers ``values`` of it."""

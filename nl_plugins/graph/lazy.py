@@ -95,10 +95,20 @@ class LinearMap:
 
     ndim = 3
 
-    def __init__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        joint: list | None = None,
+    ) -> None:
         self.x, self.weight, self.bias = x, weight, bias
-        self.group: list[LinearMap] = [self]
-        self._value: Tensor | None = None
+        # What one product computes: (weight, bias) or, later, the value of every map;
+        # None for one that another has replaced. No map holds another: in a circle
+        # their memory would wait for Python's garbage collector.
+        self.joint = [] if joint is None else joint
+        self.index = len(self.joint)
+        self.joint.append((weight, bias))
         self.shape = (*x.shape[:2], weight.shape[0])
         self.device = x.device
         # A half-precision x says what the products give, as autocast does.
@@ -106,44 +116,49 @@ class LinearMap:
 
     @property
     def is_computed(self) -> bool:
-        return self._value is not None
+        return isinstance(self.joint[self.index], Tensor)
 
     def value(self, rows: bool) -> Tensor:
         """(B, N, D); all maps of the group in one product, if not computed yet."""
-        if self._value is None:
+        if self.joint[self.index] is None:
+            self.joint, self.index = [(self.weight, self.bias)], 0
+        if not self.is_computed:
             self._compute(rows)
-        return self._value
+        return self.joint[self.index]
 
     def _compute(self, rows: bool) -> None:
-        group = self.group
-        weight = torch.cat([m.weight for m in group]) if len(group) > 1 else self.weight
-        bias = _joined_bias(group)
+        open_ = [i for i, each in enumerate(self.joint) if isinstance(each, tuple)]
+        weights, biases = zip(*(self.joint[i] for i in open_))
+        weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+        bias = _joined_bias(weights, biases)
+        bias = None if bias is None else bias.to(self.dtype)
         weight, x = weight.to(self.dtype), self.x.to(self.dtype)
-        weights = weight.unsqueeze(0).expand(x.shape[0], -1, -1)
+        factor = transposed(weight.unsqueeze(0).expand(x.shape[0], -1, -1))
         with full_precision(x.device):
-            out = plain_product(x, transposed(weights), bias, rows=rows)
-        widths = [m.weight.shape[0] for m in group]
-        for member, value in zip(group, out.split_with_sizes(widths, dim=-1)):
-            member._value = value
+            out = plain_product(x, factor, bias, rows=rows)
+        values = out.split_with_sizes([w.shape[0] for w in weights], dim=-1)
+        for i, value in zip(open_, values):
+            self.joint[i] = value
 
-    def _replace(self, *replaced: LinearMap) -> LinearMap:
-        """Take the place of other maps of the same x in their group."""
-        others = [m for m in replaced[0].group if m not in replaced]
-        self.group = [self, *others]
-        for member in others:
-            member.group = self.group
-        return self
+    def _replaced(
+        self, weight: Tensor, bias: Tensor | None, *others: LinearMap
+    ) -> LinearMap:
+        """Another map of x in place of this and others of the group."""
+        for each in (self, *others):
+            self.joint[each.index] = None
+        return LinearMap(self.x, weight, bias, self.joint)
 
 
-def _joined_bias(group: Sequence[LinearMap]) -> Tensor | None:
-    if all(m.bias is None for m in group):
+def _joined_bias(
+    weights: Sequence[Tensor], biases: Sequence[Tensor | None]
+) -> Tensor | None:
+    if all(bias is None for bias in biases):
         return None
-    biases = [
-        m.weight.new_zeros(m.weight.shape[0]) if m.bias is None else m.bias
-        for m in group
+    each = [
+        weight.new_zeros(weight.shape[0]) if bias is None else bias
+        for weight, bias in zip(weights, biases)
     ]
-    bias = torch.cat(biases) if len(biases) > 1 else biases[0]
-    return bias.to(group[0].dtype)
+    return torch.cat(each) if len(each) > 1 else each[0]
 
 
 #: What affinities take: (B, positions, channels).
@@ -152,10 +167,8 @@ Map = Tensor | LinearMap
 
 def linear_maps(x: Tensor, *linear: tuple[Tensor, Tensor | None]) -> list[LinearMap]:
     """The maps of x (B, N, C) by pairs of weight and bias, computed together."""
-    maps = [LinearMap(x, weight, bias) for weight, bias in linear]
-    for each in maps:
-        each.group = maps
-    return maps
+    joint: list = []
+    return [LinearMap(x, weight, bias, joint) for weight, bias in linear]
 
 
 def as_tensor(map_: Map, rows: bool | None = None) -> Tensor:
@@ -187,12 +200,11 @@ def common_source(*maps: Map) -> Tensor | None:
 
 def side_by_side(first: Map, second: Map) -> Map:
     """Two maps as one of all their channels, in place of them."""
-    if common_source(first, second) is None or first.group is not second.group:
+    if common_source(first, second) is None or first.joint is not second.joint:
         return concat_channels(as_tensor(first), as_tensor(second))
-    joint = LinearMap(
-        first.x, torch.cat([first.weight, second.weight]), _joined_bias([first, second])
-    )
-    return joint._replace(first, second)
+    weights = [first.weight, second.weight]
+    bias = _joined_bias(weights, [first.bias, second.bias])
+    return first._replaced(torch.cat(weights), bias, second)
 
 
 def then(map_: Map, weight: Tensor, bias: Tensor | None = None) -> Map:
@@ -202,7 +214,7 @@ def then(map_: Map, weight: Tensor, bias: Tensor | None = None) -> Map:
     own = None if map_.bias is None else weight @ map_.bias
     if bias is not None:
         own = bias if own is None else own + bias
-    return LinearMap(map_.x, weight @ map_.weight, own)._replace(map_)
+    return map_._replaced(weight @ map_.weight, own)
 
 
 def without_bias(map_: Map) -> tuple[Map, Tensor | None]:
@@ -210,4 +222,4 @@ def without_bias(map_: Map) -> tuple[Map, Tensor | None]:
     computed already as it is, and None."""
     if common_source(map_) is None or map_.bias is None:
         return map_, None
-    return LinearMap(map_.x, map_.weight, None)._replace(map_), map_.bias
+    return map_._replaced(map_.weight, None), map_.bias

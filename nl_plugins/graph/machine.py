@@ -50,7 +50,7 @@ _CPU = Machine(
     call=10e-6,
     cache=2**24,
     attention=0.9,
-    tile=2**21,
+    tile=2**20,
 )
 # An H200 as tools/analysis_tools/gpu_check.py measured it; a call with what Python
 # does around it.

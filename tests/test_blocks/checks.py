@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import pickle
 
@@ -215,6 +216,25 @@ def check_trace(block, variant, ndim) -> None:
     torch.testing.assert_close(*slopes, rtol=1e-4, atol=1e-3)
 
 
+def check_memory_is_free_at_once(block, variant, ndim) -> None:
+    """No map of a pass waits for Python's collector of circles."""
+    module, x = build(block, variant, ndim), sample(ndim).requires_grad_()
+    gc.collect()
+    gc.disable()
+    try:
+        with torch.no_grad():
+            module.eval()(x)
+        module.train()(x).sum().backward()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = [type(each) for each in gc.garbage if isinstance(each, Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left
+
+
 ALL = (
     check_fast_equals_dense,
     check_identity,
@@ -227,4 +247,5 @@ ALL = (
     check_second_derivative,
     check_forward_mode,
     check_trace,
+    check_memory_is_free_at_once,
 )

@@ -63,20 +63,23 @@ class Fused(Strategy):
         return one.times(case.times).and_(around(case))
 
     def run(self, affinity, values: Map, weight: Tensor | None, plus: Tensor | None):
-        wanted = wants_rows(values)
-        # Without unit stride along channels the fused kernels are silently refused.
-        query, key, values = (
-            operand(as_tensor(map_, rows=True))
-            for map_ in (affinity.query, affinity.key, values)
-        )
-        values = values.to(query.dtype)
-        query, key, values = (
-            (x if x.stride(-1) == 1 else x.contiguous()).unsqueeze(1)
-            for x in (query, key, values)
-        )
-        out = F.scaled_dot_product_attention(query, key, values, scale=affinity.scale)
-        out = out.squeeze(1)
-        return mix(out, weight, plus, wanted)
+        # Its copies of the maps are gone before the output has its memory.
+        out = self._attended(affinity, as_tensor(values, rows=True))
+        return mix(out, weight, plus, wants_rows(values))
+
+    def _attended(self, affinity, values: Tensor) -> Tensor:
+        query, key = (as_tensor(m, rows=True) for m in (affinity.query, affinity.key))
+        rows = _rows(operand(query))
+        keys = rows if key is query else _rows(operand(key))
+        values = _rows(operand(values).to(rows.dtype))
+        out = F.scaled_dot_product_attention(rows, keys, values, scale=affinity.scale)
+        return out.squeeze(1)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, 1, N, C), of unit stride along channels: without it the fused kernels are
+    silently refused."""
+    return (x if x.stride(-1) == 1 else x.contiguous()).unsqueeze(1)
 
 
 FUSED = Fused()
