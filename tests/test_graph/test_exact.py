@@ -2,6 +2,7 @@
 """The applied form of every affinity and filter equals its dense form."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -147,14 +148,14 @@ def test_transpose_where_defined(case):
 @pytest.mark.parametrize('width', [4, 256, 258])
 def test_dot_product_of_linear_maps(biased, width):
     x = leaves(CASES[0], queries=9, width=width)[0]
+    draw = partial(
+        torch.randn, generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
     maps = [
-        (
-            torch.randn(5, width, dtype=torch.float64),
-            torch.randn(5, dtype=torch.float64) if index in biased else None,
-        )
+        (draw(5, width) / width**0.5, draw(5) if index in biased else None)
         for index in range(3)
     ]
-    weight = torch.randn(3, 5, dtype=torch.float64)
+    weight = draw(3, 5)
 
     def stepwise(x):
         query, key, values = (torch.nn.functional.linear(x, *pair) for pair in maps)

@@ -80,7 +80,8 @@ class NetworkRow:
 def rows(args: argparse.Namespace, best_times: Callable) -> Iterator[NetworkRow]:
     """The rows, one by one."""
     for name, shape, make, contexts in cases():
-        if args.only and not any(part in name for part in args.only):
+        row = f'{name} {"x".join(map(str, shape))}'
+        if args.only and not any(part in row for part in args.only):
             continue
         torch.manual_seed(0)
         yield _measure(name, shape, make(), contexts, args, best_times)
