@@ -25,11 +25,6 @@ def keeps_method(module: nn.Module, owner: type, name: str) -> bool:
     return getattr(method, '__func__', None) is getattr(owner, name)
 
 
-def tokens(x: Tensor) -> Tensor:
-    """(B, C, *S) -> (B, N, C), a view."""
-    return x.flatten(2).transpose(1, 2)
-
-
 def to_map(x: Tensor, size: Sequence[int]) -> Tensor:
     """(B, N, C) -> (B, C, *size)."""
     return x.transpose(1, 2).reshape(x.shape[0], -1, *size)

@@ -16,7 +16,8 @@ from ..graph import (
     UnaryAffinity,
 )
 from ..graph.lazy import untouched
-from .capture import is_captured, keeps_method, to_map, tokens
+from ..graph.products import tokens
+from .capture import is_captured, keeps_method, to_map
 
 
 def non_local(cls: type) -> Callable:

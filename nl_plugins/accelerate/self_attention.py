@@ -8,7 +8,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ..graph import SoftmaxAffinity
-from .capture import is_captured, to_map, tokens
+from ..graph.products import tokens
+from .capture import is_captured, to_map
 
 
 def self_attention(cls: type) -> Callable:

@@ -16,8 +16,9 @@ from torch import Tensor
 from ..graph import Affinity, SoftmaxAffinity
 from ..graph.lazy import Map
 from ..graph.pooling import average_pyramid
+from ..graph.products import tokens
 from ..options import Cfg, Count, Filled
-from .base import Init, NonLocalBlock, linear_map, matrix, tokens
+from .base import Init, NonLocalBlock, linear_map, matrix
 
 
 @MODELS.register_module()

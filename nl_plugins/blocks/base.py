@@ -9,16 +9,16 @@ from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from mmengine.model import BaseModule
 from mmengine.model.weight_init import initialize, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor
 
 from ..graph import Affinity
-from ..graph.lazy import Map, as_tensor, linear_maps, transparent, untouched
-from ..graph.precision import is_traced, may_learn
-from ..graph.products import is_row_major, transposed
+from ..graph.lazy import LinearMap, Map, as_tensor, transparent
+from ..graph.precision import is_traced
+from ..graph.products import is_row_major, tokens, transposed
+from ..graph.result import Result
 from ..options import Cfg, Count, check, checked, documented, parameters
 
 # Norm types whose layer depends on the number of spatial dimensions.
@@ -214,11 +214,11 @@ class NonLocalBlock(BaseModule):
         Those of plain 1x1 convolutions are computed when somebody asks for them, and
         together; see :class:`..graph.lazy.LinearMap`. Every other layer is called.
         """
-        linear = [linear_map(layer) for layer in layers]
-        lazy = iter(linear_maps(tokens(x), *(pair for pair in linear if pair)))
+        joint: list = []
+        pairs = [linear_map(layer) for layer in layers]
         return [
-            next(lazy) if pair else tokens(layer(x))
-            for layer, pair in zip(layers, linear)
+            LinearMap(x, *pair, joint) if pair else tokens(layer(x))
+            for layer, pair in zip(layers, pairs)
         ]
 
     def project(self, x: Tensor, *layers: nn.Module) -> list[Tensor]:
@@ -227,12 +227,10 @@ class NonLocalBlock(BaseModule):
 
     def at_positions(self, layer: nn.Module, positions: Tensor) -> Tensor:
         """``layer`` of a map (B, N, C), whose grid it need not know."""
-        pair = linear_map(layer)
+        maps, pair = transposed(positions), linear_map(layer)
         if pair is None:
-            maps = transposed(positions)
             return tokens(layer(maps.reshape(*maps.shape, *[1] * (self.ndim - 1))))
-        (linear,) = linear_maps(positions, pair)
-        return as_tensor(linear)
+        return as_tensor(LinearMap(maps, *pair))
 
     def output(
         self, x: Tensor, filtered: Tensor, conv_out: nn.Module | None = None
@@ -248,44 +246,21 @@ class NonLocalBlock(BaseModule):
                 ``self.conv_out``.
         """
         conv_out = self.conv_out if conv_out is None else conv_out
-        out = fold(filtered, x)
+        out = Result(fold(filtered, x))
         del filtered
-        # In place where it can be: fresh memory costs more than the addition. Autograd
-        # copies a map to add to a view in place, so not there.
-        may_write = not may_learn()
-        if transparent(conv_out):
-            out, may_write = self._after_weight(conv_out, out, may_write)
-        else:
-            out = conv_out(out.to(x.dtype))
-            may_write = False
-        if may_write and out.dtype == x.dtype and out.stride() == x.stride():
-            return out.add_(x)
-        return (x + out).to(x.dtype)
-
-    def _after_weight(
-        self, conv_out: nn.Module, out: Tensor, may_write: bool
-    ) -> tuple[Tensor, bool]:
-        """Bias, norm and activation, and whether their result is nobody else's."""
-        out = out.to(conv_out.conv.weight.dtype)
-        bias = conv_out.conv.bias
+        if not transparent(conv_out):
+            return out.to(x.dtype).called(conv_out).plus(x).value.to(x.dtype)
+        weight, bias = conv_out.conv.weight, conv_out.conv.bias
+        out.to(weight.dtype)
         if bias is not None:
-            bias = bias.view(-1, *[1] * self.ndim)
-            out = out.add_(bias) if may_write else out + bias
+            out.plus(bias.view(-1, *[1] * self.ndim))
         if conv_out.norm is not None:
-            out = conv_out.norm(out)
-            may_write = _is_free(conv_out.norm)
-        if conv_out.with_activation:
-            activate = conv_out.activate
-            if not transparent(activate):
-                return activate(out), False
-            if is_traced():  # a traced module can be trained
-                return out.relu(), False
-            if torch.is_grad_enabled():
-                # relu() has no gradient at 0: a block that starts there would stay.
-                info = torch.finfo(out.dtype)
-                return F.threshold(out, -info.smallest_normal * info.eps, 0), True
-            return out.relu_() if may_write else out.relu(), True
-        return out, may_write
+            out.called(conv_out.norm, is_norm=True)
+        if conv_out.with_activation and transparent(conv_out.activate):
+            out.relu()
+        elif conv_out.with_activation:
+            out.called(conv_out.activate)
+        return out.plus(x).value.to(x.dtype)
 
     def check_input(self, x: Tensor) -> None:
         """Raise ValueError unless x is (B, in_channels, *S), len(S) == ndim, filled."""
@@ -341,11 +316,6 @@ def matrix(layer: nn.Module) -> Tensor | None:
     return getattr(layer, 'conv', layer).weight.flatten(1)
 
 
-def tokens(x: Tensor) -> Tensor:
-    """(B, C, *S) -> (B, N, C), a view."""
-    return transposed(x.flatten(2))
-
-
 def fold(positions: Tensor, like: Tensor) -> Tensor:
     """(B, N, C) -> (B, C, *S) with the sizes S and the layout of ``like``."""
     maps = transposed(positions).reshape(positions.shape[0], -1, *like.shape[2:])
@@ -354,11 +324,6 @@ def fold(positions: Tensor, like: Tensor) -> Tensor:
     # Of one small sample, torch's batch norm in eval mode returns wrong gradients when
     # its batch stride is odd.
     return maps.contiguous()
-
-
-def _is_free(norm: nn.Module) -> bool:
-    """Whether neither autograd nor a hook holds the result of a norm."""
-    return untouched(norm) and type(norm).__module__.startswith('torch.nn')
 
 
 def draw(layer: nn.Module, init: str, num_terms: int = 1) -> None:

@@ -90,6 +90,6 @@ class CayleyNLBlock(GraphFilterBlock):
             return mix(concat_channels(*terms), weight)
         first, second = weight.chunk(2, dim=1)
         values = as_tensor(values)
-        twice = laplacian(affinity, laplacian(affinity, values))
-        hidden = twice + self.at_positions(unit.conv_h, values)
+        hidden = laplacian(affinity, laplacian(affinity, values))
+        hidden = hidden + self.at_positions(unit.conv_h, values)
         return mix(hidden, second, mix(values, first))

@@ -15,8 +15,9 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from ..graph import Affinity, UnaryAffinity
+from ..graph.products import tokens
 from ..options import Cfg, Count
-from .base import Init, NonLocalBlock, tokens, zero
+from .base import Init, NonLocalBlock, zero
 
 
 @MODELS.register_module()

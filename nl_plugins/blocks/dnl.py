@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..graph import Affinity, DotAffinity, SoftmaxAffinity, UnaryAffinity
 from ..graph.lazy import Map, as_tensor
+from ..graph.products import tokens
 from ..options import Count, Positive
 from .a2 import refuse
-from .base import tokens
 from .graph_filter import GraphFilterBlock
 from .nl import Mode, Scale, concat_projection, concatenated, logit_scale
 

@@ -6,15 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import torch
 import torch.nn as nn
 from torch import Tensor
 
 from ..graph import Affinity, DotAffinity, SoftmaxAffinity, SymmetricAffinity
 from ..graph.filters import reused
 from ..graph.lazy import Map, as_tensor, side_by_side
-from ..graph.precision import may_learn
-from ..graph.products import concat_channels
+from ..graph.products import concat_channels, identity
+from ..graph.result import rectified
 from ..options import Cfg, Count
 from .base import Init, NonLocalBlock, matrix
 
@@ -146,7 +145,7 @@ class GraphFilterBlock(NonLocalBlock):
         weight = matrix(unit.conv_out)
         if weight is None:
             terms = self.num_terms * self.width
-            weight = torch.eye(terms, dtype=torch.float32, device=x.device)
+            weight = identity(terms, x)
         return self.filter(affinity, values, unit, weight)
 
     def embed(self, x: Tensor, *values: nn.Module) -> list[Map]:
@@ -162,9 +161,7 @@ class GraphFilterBlock(NonLocalBlock):
             theta, phi = as_tensor(theta), as_tensor(phi)
             pair, swapped = concat_channels(theta, phi), concat_channels(phi, theta)
             return SoftmaxAffinity(pair, swapped, 0.5)
-        pair = as_tensor(side_by_side(theta, phi))
-        # The maps are ours: without gradients nobody needs them unrectified.
-        pair = torch.relu(pair) if may_learn() else torch.relu_(pair)
+        pair = rectified(as_tensor(side_by_side(theta, phi)))
         if self.affinity_type == 'sym_norm':
             return SymmetricAffinity.from_features(pair, symmetric=self.symmetric)
         theta, phi = pair.chunk(2, dim=-1)

@@ -14,9 +14,9 @@ from ..graph import Affinity, ConcatAffinity, DotAffinity, SoftmaxAffinity
 from ..graph.affinity import MatrixAffinity
 from ..graph.lazy import Map, as_tensor, then, transparent
 from ..graph.pooling import max_pool, pooled_grid
-from ..graph.products import transposed
+from ..graph.products import tokens, transposed
 from ..options import Cfg, Count
-from .base import Init, NonLocalBlock, matrix, tokens
+from .base import Init, NonLocalBlock, matrix
 
 Mode = Literal['gaussian', 'embedded_gaussian', 'dot_product', 'concatenation']
 Scale = Literal[False, True, 'inverted']

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from ..graph import Affinity, ReLUAffinity, SoftmaxAffinity
 from ..graph.pooling import max_pool, pooled_grid
+from ..graph.products import tokens
 from ..options import Cfg, Count
-from .base import Init, NonLocalBlock, matrix, tokens
+from .base import Init, NonLocalBlock, matrix
 
 
 @MODELS.register_module()

@@ -191,8 +191,8 @@ class PairAffinity(Affinity):
         self.query, self.dtype = query, query.dtype
 
     def source(self, values: Map) -> int:
-        x = common_source(self.query, self.key, values)
-        return 0 if x is None else x.shape[2]
+        first = common_source(self.query, self.key, values)
+        return 0 if first is None else first.weight.shape[1]
 
     def pair(self) -> tuple[Tensor, Tensor]:
         """Query and key as factors of a product."""

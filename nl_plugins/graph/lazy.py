@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.nn.modules import module as torch_module
 
 from .precision import autocast_dtype, autocasts, full_precision
-from .products import concat_channels, is_row_major, mix, plain_product, transposed
+from .products import (
+    concat_channels,
+    is_row_major,
+    mix,
+    plain_product,
+    tokens,
+    transposed,
+)
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -86,33 +93,40 @@ def _is_plain_conv(layer: nn.Module) -> bool:
 
 
 class LinearMap:
-    """``x Wᵀ + b`` at every position of x (B, N, C).
+    """``x Wᵀ + b`` at every position of a feature map x (B, C, *S).
 
     A tensor for whoever asks (:func:`as_tensor`), computed once and together with the
-    other maps of :func:`linear_maps`; or weight (D, C), bias (D,) or None and x for a
-    strategy that can do without it.
+    maps of the same x that share the list ``joint``; or weight (D, C), bias (D,) or
+    None and x for a strategy that can do without it.
     """
 
     ndim = 3
 
     def __init__(
         self,
-        x: Tensor,
+        feature_map: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         joint: list | None = None,
     ) -> None:
-        self.x, self.weight, self.bias = x, weight, bias
+        self.feature_map, self.weight, self.bias = feature_map, weight, bias
         # What one product computes: (weight, bias) or, later, the value of every map;
         # None for one that another has replaced. No map holds another: in a circle
         # their memory would wait for Python's garbage collector.
         self.joint = [] if joint is None else joint
         self.index = len(self.joint)
         self.joint.append((weight, bias))
-        self.shape = (*x.shape[:2], weight.shape[0])
-        self.device = x.device
+        self.shape = (*self.x.shape[:2], weight.shape[0])
+        self.device = device = feature_map.device
         # A half-precision x says what the products give, as autocast does.
-        self.dtype = autocast_dtype(x.device) if autocasts(x.device) else x.dtype
+        own = feature_map.dtype
+        self.dtype = autocast_dtype(device) if autocasts(device) else own
+
+    @property
+    def x(self) -> Tensor:
+        """(B, N, C), a new view: autograd adds gradients in place where all meet at the
+        map, and not where they meet at a view of it."""
+        return tokens(self.feature_map)
 
     @property
     def is_computed(self) -> bool:
@@ -146,7 +160,7 @@ class LinearMap:
         """Another map of x in place of this and others of the group."""
         for each in (self, *others):
             self.joint[each.index] = None
-        return LinearMap(self.x, weight, bias, self.joint)
+        return LinearMap(self.feature_map, weight, bias, self.joint)
 
 
 def _joined_bias(
@@ -163,12 +177,6 @@ def _joined_bias(
 
 #: What affinities take: (B, positions, channels).
 Map = Tensor | LinearMap
-
-
-def linear_maps(x: Tensor, *linear: tuple[Tensor, Tensor | None]) -> list[LinearMap]:
-    """The maps of x (B, N, C) by pairs of weight and bias, computed together."""
-    joint: list = []
-    return [LinearMap(x, weight, bias, joint) for weight, bias in linear]
 
 
 def as_tensor(map_: Map, rows: bool | None = None) -> Tensor:
@@ -189,18 +197,22 @@ def wants_rows(map_: Map) -> bool:
     return is_row_major(map_.x if isinstance(map_, LinearMap) else map_)
 
 
-def common_source(*maps: Map) -> Tensor | None:
-    """The x that all of them are linear maps of, none of them computed yet."""
+def common_source(*maps: Map) -> LinearMap | None:
+    """The first, if all of them are joint maps of one x, none of them computed yet."""
     first = maps[0]
     for each in maps:
-        if not isinstance(each, LinearMap) or each.is_computed or each.x is not first.x:
+        if (
+            not isinstance(each, LinearMap)
+            or each.is_computed
+            or each.joint is not first.joint
+        ):
             return None
-    return first.x
+    return first
 
 
 def side_by_side(first: Map, second: Map) -> Map:
     """Two maps as one of all their channels, in place of them."""
-    if common_source(first, second) is None or first.joint is not second.joint:
+    if common_source(first, second) is None:
         return concat_channels(as_tensor(first), as_tensor(second))
     weights = [first.weight, second.weight]
     bias = _joined_bias(weights, [first.bias, second.bias])

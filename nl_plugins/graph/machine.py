@@ -32,8 +32,10 @@ class Machine:
     cache: int
     #: Share of ``multiply_adds`` that torch's fused attention reaches.
     attention: float
-    #: Elements of one tile of weights.
+    #: Elements of one tile of weights: of some rows of a sample, whose gradients of key
+    #: and values are summed tile by tile, and of whole samples.
     tile: int
+    samples_tile: int
     #: Whether calls are queued while the device computes, so that the longer of the
     #: two counts and not their sum.
     overlaps: bool = False
@@ -51,6 +53,7 @@ _CPU = Machine(
     cache=2**24,
     attention=0.9,
     tile=2**20,
+    samples_tile=2**18,
 )
 # An H200 as tools/analysis_tools/gpu_check.py measured it; a call with what Python
 # does around it.
@@ -62,6 +65,7 @@ _CUDA = Machine(
     cache=3 * 2**24,
     attention=0.6,
     tile=2**24,
+    samples_tile=2**24,
     overlaps=True,
 )
 

@@ -14,6 +14,11 @@ def transposed(x: Tensor) -> Tensor:
     return x.transpose(-2, -1)  # not mT, which TorchScript's ONNX exporter lacks
 
 
+def tokens(x: Tensor) -> Tensor:
+    """(B, C, *S) -> (B, N, C), a view."""
+    return transposed(x.flatten(2))
+
+
 def product(
     a: Tensor,
     b: Tensor,
@@ -151,6 +156,11 @@ def mix(
     weights = weight.unsqueeze(0).expand(values.shape[0], -1, -1)
     rows = is_row_major(values) if rows is None else rows
     return product(values, transposed(weights), plus, rows=rows)
+
+
+def identity(size: int, like: Tensor) -> Tensor:
+    """(size, size) in float32."""
+    return torch.eye(size, dtype=torch.float32, device=like.device)
 
 
 def concat_channels(*tensors: Tensor) -> Tensor:

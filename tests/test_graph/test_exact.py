@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from nl_plugins import graph
 from nl_plugins.graph import plan
 from nl_plugins.graph.filters import solve
-from nl_plugins.graph.lazy import linear_maps
+from nl_plugins.graph.lazy import LinearMap
 from nl_plugins.graph.strategies import tiles
 
 from .cases import CASES, grid_of, leaves
@@ -162,7 +162,8 @@ def test_dot_product_of_linear_maps(biased, width):
         return (query @ key.mT / 9) @ values @ weight.mT
 
     def folded(x):
-        query, key, values = linear_maps(x, *maps)
+        joint = []
+        query, key, values = (LinearMap(x.mT, *pair, joint) for pair in maps)
         with graph.force('gram'):
             return graph.DotAffinity(query, key).apply(values, weight)
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from nl_plugins import graph
 from nl_plugins.analysis.memory import synchronize
-from nl_plugins.graph.lazy import linear_maps
+from nl_plugins.graph.lazy import LinearMap
 from nl_plugins.graph.plan import case_of, explain_case
 
 POSITIONS = (4, 16, 64, 256, 1024, 4096, 16384)
@@ -37,7 +37,8 @@ def maps_of_one(x: Tensor) -> tuple:
     width = x.shape[2]
     generator = torch.Generator().manual_seed(0)
     weights = torch.randn(4, width, width, generator=generator).to(x) / width**0.5
-    query, key, values = linear_maps(x, *((w, None) for w in weights[:3]))
+    joint: list = []
+    query, key, values = (LinearMap(x.mT, w, None, joint) for w in weights[:3])
     return graph.DotAffinity(query, key), values, weights[3]
 
 

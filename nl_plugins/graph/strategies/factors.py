@@ -11,7 +11,7 @@ from ..machine import Machine
 from ..plan import Case, Cost, Strategy
 from ..precision import at_least_float32, operand
 from ..products import is_row_major, mix, product, transposed
-from .costs import maps, pick, products
+from .costs import cached, maps, pick, products
 
 
 def _factors(case: Case) -> Cost:
@@ -144,6 +144,7 @@ class Gram(Strategy):
     def cost(self, case: Case, machine: Machine) -> Cost:
         channels, positions = case.source, case.batch * case.queries
         size = positions * channels * case.itemsize
+        again = self.blocks - 1  # every block reads what is left of x
         # A part of a symmetric product; one product in its backward pass.
         share = (self.blocks + 1) / (2 * self.blocks)
         gram = positions * channels**2 * (share + case.grad)
@@ -161,30 +162,43 @@ class Gram(Strategy):
         out = positions * (channels + case.depth_out) * case.itemsize
         return Cost(
             gram + slope + small * products(case),
-            ((size, pick(case, 1, 3)), (out, products(case))),
-            pick(case, 18, 50) + 3 * (self.blocks - 1),
+            (
+                (size, pick(case, 1, 3)),
+                cached(size, again, machine),
+                (out, products(case)),
+            ),
+            pick(case, 18, 50) + 6 * again,
         )
 
     def run(self, affinity, values: LinearMap, weight: Tensor | None, plus):
-        query, key, x = affinity.query, affinity.key, values.x
-        gram, total = Moments.apply(x, self.blocks)
-        total = total.unsqueeze(1)
-        context = key.weight.to(x.dtype) @ gram @ transposed(values.weight.to(x.dtype))
+        slope, constant = self._map_of_x(affinity, values, weight)
+        if constant is not None:
+            plus = constant if plus is None else plus + constant
+        x = affinity.query.x
+        return product(x, slope, plus, rows=is_row_major(x))
+
+    def _map_of_x(
+        self, affinity, values: LinearMap, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """S (B, C, D) and s (B, 1, D) or None of the result x S + s."""
+        query, key = affinity.query, affinity.key
+        gram, total = Moments.apply(values.x, self.blocks)
+        dtype, total = gram.dtype, total.unsqueeze(1)
+        context = key.weight.to(dtype) @ gram @ transposed(values.weight.to(dtype))
         if key.bias is not None:
             context = context + key.bias.unsqueeze(-1) * mix(total, values.weight)
         if values.bias is not None:
             projected = mix(total, key.weight)
             if key.bias is not None:
-                projected = projected + x.shape[1] * key.bias
+                projected = projected + affinity.shape[2] * key.bias
             context = context + transposed(projected) * values.bias
         context = context * affinity.scale
         if weight is not None:
-            context = context @ transposed(weight.to(x.dtype))
-        if query.bias is not None:
-            constant = (query.bias.to(x.dtype) @ context).unsqueeze(1)
-            plus = constant if plus is None else plus + constant
-        slope = transposed(query.weight.to(x.dtype)) @ context
-        return product(x, slope, plus, rows=is_row_major(x))
+            context = context @ transposed(weight.to(dtype))
+        slope = transposed(query.weight.to(dtype)) @ context
+        if query.bias is None:
+            return slope, None
+        return slope, (query.bias.to(dtype) @ context).unsqueeze(1)
 
 
 class Moments(torch.autograd.Function):

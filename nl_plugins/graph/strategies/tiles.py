@@ -38,9 +38,26 @@ def tile_rows(batch: int, keys: int, machine: Machine) -> int:
     return max(MIN_ROWS, machine.tile // max(1, nominal(batch) * keys))
 
 
-def spans(length: int, step: int) -> Iterator[slice]:
-    for start in range(0, length, step):
-        yield slice(start, min(start + step, length))
+def tile_sizes(
+    batch: int, queries: int, keys: int, machine: Machine
+) -> tuple[int | None, int]:
+    """Samples and query positions a tile: all positions of several samples, or as many
+    of one as fit. None means all samples, of which an open number has no part."""
+    if isinstance(batch, torch.SymInt):
+        return None, tile_rows(batch, keys, machine)
+    samples = max(1, min(batch, machine.samples_tile // max(1, queries * keys)))
+    if samples > 1:
+        return samples, queries
+    return samples, tile_rows(samples, keys, machine)
+
+
+def spans(length: int, step: int | None) -> Iterator[slice]:
+    """Parts of so many; the whole if that is None."""
+    if step is None:
+        yield slice(None)
+    else:
+        for start in range(0, length, step):
+            yield slice(start, min(start + step, length))
 
 
 def room(count: int, width: int, rows: bool, *operands: Tensor) -> Tensor:
@@ -64,13 +81,14 @@ def tile_product(a: Tensor, b: Tensor, rows: bool = False) -> Tensor:
     return transposed(float32_product(transposed(b), transposed(a)))
 
 
-def add(total: Tensor | None, a: Tensor, b: Tensor) -> Tensor:
-    """``total + a @ b`` in at least float32, in the memory of ``total``."""
-    if total is None:
-        return float32_product(a, b)
-    if a.dtype in HALF:
-        return total.add_(float32_product(a, b))
-    return total.baddbmm_(a, b)
+def add(total: Tensor, a: Tensor, b: Tensor, first: bool) -> None:
+    """Add ``a @ b``, in at least float32, to ``total``, which ``first`` overwrites."""
+    if a.dtype not in HALF:
+        total.baddbmm_(a, b, beta=0 if first else 1)
+    elif first:
+        total.copy_(float32_product(a, b))
+    else:
+        total.add_(float32_product(a, b))
 
 
 def exponentials(logits: Tensor, peak: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -104,7 +122,8 @@ def softmax_slope(weights: Tensor, slope: Tensor, total: Tensor) -> Tensor:
 
 
 class TiledRows(torch.autograd.Function):
-    """``softmax(scale query keyᵀ) values``, or of a ReLU, in tiles of ``step`` rows."""
+    """``softmax(scale query keyᵀ) values``, or of a ReLU, in tiles of ``step`` rows of
+    ``samples`` samples."""
 
     generate_vmap_rule = True
 
@@ -115,38 +134,40 @@ class TiledRows(torch.autograd.Function):
         values: Tensor,
         scale: float,
         relu: bool,
+        samples: int | None,
         step: int,
         rows: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        half, count = values.dtype in HALF, query.shape[1]
+        half, (batch, count, _) = values.dtype in HALF, query.shape
         factor = scale if relu else scale * LOG2_E
         out = room(count, values.shape[2], rows, query, key, values)
         # A ReLU has neither.
         kept = 0 if relu else 1
         peaks, totals = (room(count, kept, rows, query, key) for _ in range(2))
-        for span in spans(count, step):
-            weights = logits_of(query[:, span], key, factor)
-            if relu:
-                weights = weights.relu_()
-            else:
-                weights, peaks[:, span] = exponentials(weights)
-                totals[:, span] = total = weights.sum(-1, keepdim=True)
-                if half:  # shares of 1 keep more digits than powers of two do
-                    weights = weights.div_(total)
-            tile = tile_product(weights.to(values.dtype), values, rows)
-            out[:, span] = tile if half or relu else tile.div_(total)
+        for some in spans(batch, samples):
+            for span in spans(count, step):
+                weights = logits_of(query[some, span], key[some], factor)
+                if relu:
+                    weights = weights.relu_()
+                else:
+                    weights, peaks[some, span] = exponentials(weights)
+                    totals[some, span] = total = weights.sum(-1, keepdim=True)
+                    if half:  # shares of 1 keep more digits than powers of two do
+                        weights = weights.div_(total)
+                tile = tile_product(weights.to(values.dtype), values[some], rows)
+                out[some, span] = tile if half or relu else tile.div_(total)
         return out, peaks, totals
 
     @staticmethod
     def setup_context(ctx, inputs, output) -> None:
         ctx.save_for_backward(*inputs[:3], *output[1:])
-        ctx.scale, ctx.relu, ctx.step = inputs[3:6]
+        ctx.scale, ctx.relu, ctx.samples, ctx.step = inputs[3:7]
         ctx.mark_non_differentiable(*output[1:])
 
     @staticmethod
     def backward(ctx, grad: Tensor, *_) -> tuple:
-        query, key, values, peaks, totals = ctx.saved_tensors
-        scale, relu, low = ctx.scale, ctx.relu, values.dtype
+        *maps, peaks, totals = ctx.saved_tensors
+        scale, relu, low = ctx.scale, ctx.relu, maps[2].dtype
         if wants_graph():
 
             def definition(query: Tensor, key: Tensor, values: Tensor) -> Tensor:
@@ -154,32 +175,36 @@ class TiledRows(torch.autograd.Function):
                 logits = scale * (query @ transposed(key))
                 return (logits.relu() if relu else logits.softmax(-1)) @ values
 
-            grads = gradients(definition, (query, key, values), grad)
-            return *grads, None, None, None, None
+            return *gradients(definition, maps, grad), *[None] * 5
         half, factor = low in HALF, scale if relu else scale * LOG2_E
         grad = grad if half or relu else grad / totals
-        grad_query = room(*query.shape[1:], False, query, key, values, grad)
-        grad_key = grad_values = None
-        for span in spans(query.shape[1], ctx.step):
-            some, chosen, total = grad[:, span].to(low), query[:, span], totals[:, span]
-            weights = logits_of(chosen, key, factor)
-            slope = float32_product(some, transposed(values))
-            if relu:
-                weights = weights.relu_()
-                # Ten times as fast as filling by a mask.
-                slope = torch.ops.aten.threshold_backward(slope, weights, 0)
-            else:
-                weights, _ = exponentials(weights, peaks[:, span])
-                if half:
-                    weights, total = weights.div_(total), 1
-                slope = softmax_slope(weights, slope, total)
-            weights, slope = weights.to(low), slope.to(low)
-            grad_values = add(grad_values, transposed(some), weights)
-            grad_query[:, span] = tile_product(slope, key)
-            grad_key = add(grad_key, transposed(chosen), slope)
-        grad_query, grad_key = grad_query.mul_(scale), transposed(grad_key.mul_(scale))
-        grads = grad_query, grad_key, transposed(grad_values)
-        return *(g.to(low) for g in grads), None, None, None, None
+        grads = [room(*map_.shape[1:], False, *maps, grad) for map_ in maps]
+        for some in spans(grad.shape[0], ctx.samples):
+            query, key, values = (map_[some] for map_ in maps)
+            of_query, of_key, of_values = (map_[some] for map_ in grads)
+            for span in spans(query.shape[1], ctx.step):
+                slope, chosen = grad[some, span].to(low), query[:, span]
+                total, first = totals[some, span], span.start in (0, None)
+                weights = logits_of(chosen, key, factor)
+                if relu:
+                    weights = weights.relu_()
+                else:
+                    weights, _ = exponentials(weights, peaks[some, span])
+                    if half:
+                        weights, total = weights.div_(total), 1
+                add(transposed(of_values), transposed(slope), weights.to(low), first)
+                slope = float32_product(slope, transposed(values))
+                if relu:  # ten times as fast as filling by a mask
+                    slope = torch.ops.aten.threshold_backward(slope, weights, 0)
+                else:
+                    slope = softmax_slope(weights, slope, total)
+                del weights
+                slope = slope.to(low)
+                of_query[:, span] = tile_product(slope, key)
+                add(transposed(of_key), transposed(chosen), slope, first)
+        for each in grads[:2]:
+            each.mul_(scale)
+        return *(g.to(low) for g in grads), *[None] * 5
 
 
 class RowTiles(Strategy):
@@ -194,9 +219,10 @@ class RowTiles(Strategy):
         return 'an exported graph would hold every tile' if case.captured else None
 
     def cost(self, case: Case, machine: Machine) -> Cost:
-        rows = min(tile_rows(case.batch, case.keys, machine), case.queries)
-        tiles = -(-case.queries // max(rows, 1))
-        size = case.batch * rows * case.keys * case.itemsize
+        samples, rows = tile_sizes(case.batch, case.queries, case.keys, machine)
+        rows = min(rows, case.queries)
+        tiles = -(-case.queries // max(rows, 1)) * -(-case.batch // samples)
+        size = samples * rows * case.keys * case.itemsize
         width, depth = case.width, case.depth
         # The backward pass computes the logits again.
         work = case.pairs * pick(case, width + depth, 4 * width + 3 * depth)
@@ -204,7 +230,7 @@ class RowTiles(Strategy):
         if case.device == 'cpu':  # where exponentials are no passing matter
             passes *= 1.5
         # Every tile reads key and values again.
-        again = case.batch * case.keys * (width + depth) * case.itemsize
+        again = samples * case.keys * (width + depth) * case.itemsize
         one = Cost(
             work,
             (
@@ -227,8 +253,8 @@ class RowTiles(Strategy):
         scale = affinity.scale
         if self.relu and scale < 0:  # relu(s z) = s relu(z) for s >= 0 alone
             scale, values = -scale, -values
-        step = tile_rows(query.shape[0], key.shape[1], machine_for(query))
-        out, *_ = TiledRows.apply(query, key, values, scale, self.relu, step, rows)
+        tile = tile_sizes(*query.shape[:2], key.shape[1], machine_for(query))
+        out, *_ = TiledRows.apply(query, key, values, scale, self.relu, *tile, rows)
         return mix(out, weight, plus, rows)
 
 
