@@ -4,6 +4,7 @@ strategy may use instead; and the one rule about whose weights may be read."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -116,7 +117,8 @@ class LinearMap:
         self.joint = [] if joint is None else joint
         self.index = len(self.joint)
         self.joint.append((weight, bias))
-        self.shape = (*self.x.shape[:2], weight.shape[0])
+        batch, _, *spatial = feature_map.shape
+        self.shape = (batch, math.prod(spatial), weight.shape[0])
         self.device = device = feature_map.device
         # A half-precision x says what the products give, as autocast does.
         own = feature_map.dtype
