@@ -20,11 +20,12 @@ from .cases import CASES, grid_of, leaves
 EXACT = dict(rtol=1e-11, atol=1e-11)
 
 
-@pytest.fixture(params=['one tile', 'many tiles'], autouse=True)
+@pytest.fixture(params=[None, (1, 2), (1, 100), (2, 2)], autouse=True)
 def tile_sizes(request, monkeypatch):
-    if request.param == 'many tiles':
-        monkeypatch.setattr(tiles, 'MIN_ROWS', 2)
-        monkeypatch.setattr(tiles, 'tile_rows', lambda *_: 2)
+    """Samples and rows a tile: as they are, and several tiles: of rows, of samples, and
+    of rows of all samples, as an open batch has them."""
+    if request.param is not None:
+        monkeypatch.setattr(tiles, 'tile_sizes', lambda *_: request.param)
 
 
 def value_and_gradients(function, inputs):
