@@ -247,7 +247,7 @@ def _tile(device: str, elements: int) -> Iterator[None]:
     before = dict(table)
     for key in before:
         if key[0] == name:
-            table[key] = replace(table[key], tile=elements)
+            table[key] = replace(table[key], tile=elements, samples_tile=elements)
     try:
         yield
     finally:
