@@ -17,7 +17,6 @@ from ..graph import Affinity, cayley, laplacian
 from ..graph.lazy import Map, as_tensor
 from ..graph.products import concat_channels, mix
 from ..options import Count, Positive
-from .base import linear_map
 from .graph_filter import GraphFilterBlock
 
 
@@ -92,9 +91,5 @@ class CayleyNLBlock(GraphFilterBlock):
         first, second = weight.chunk(2, dim=1)
         values = as_tensor(values)
         hidden = laplacian(affinity, laplacian(affinity, values))
-        inner, bias = linear_map(unit.conv_h) or (None, None)
-        if inner is None or bias is not None:
-            hidden = hidden + self.at_positions(unit.conv_h, values)
-        else:
-            first = first + second @ inner
+        hidden = hidden + self.at_positions(unit.conv_h, values)
         return mix(hidden, second, mix(values, first))
