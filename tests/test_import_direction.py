@@ -167,7 +167,7 @@ def test_only_the_planner_decides():
 
 def test_blocks_ask_for_no_devices_gradients_or_formulations():
     """Their files name none of what a choice of the computation would need."""
-    words = {'force', 'choose', 'plan', 'numel', 'is_cuda', 'device'}
+    words = {'force', 'forced', 'choose', 'plan', 'numel', 'is_cuda', 'device'}
     words |= {'is_grad_enabled', 'requires_grad', 'may_learn'}
     for path in FILES:
         if part_of(path) == 'blocks':

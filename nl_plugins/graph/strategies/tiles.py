@@ -185,7 +185,7 @@ class TiledRows(torch.autograd.Function):
             of_query, of_key, of_values = (map_[some] for map_ in grads)
             for span in spans(query.shape[1], ctx.step):
                 slope, chosen = grad[some, span].to(low), query[:, span]
-                total, first = totals[some, span], span.start in (0, None)
+                total, first = totals[some, span], span.start == 0
                 weights = logits_of(chosen, key, factor)
                 if relu:
                     weights = weights.relu_()
